@@ -1,0 +1,384 @@
+"""The configuration of a run: its schema, and how it is read, overridden, checked and written.
+
+The schema is the pydantic models below; every key of a YAML file is one of their fields. An unknown key is an error that
+names the key, the file and line, and the nearest valid key. ``{name: ..., option: ...}`` sections (objectives, samplers,
+families) take the options of the Python class they name, and are checked against it by ``proard.registry``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from proard.errors import UserError, nearest
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers
+
+
+def parse_number(value: Any) -> Any:
+    """Read ``8/255``, ``1e-3`` or a plain number; anything else is returned for pydantic to refuse."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([-+.\deE]+)\s*/\s*([-+.\deE]+)\s*", value)
+        try:
+            return float(match[1]) / float(match[2]) if match else float(value)
+        except (ValueError, ZeroDivisionError):
+            return value
+    return value
+
+
+Number = Annotated[float, BeforeValidator(parse_number), Field(allow_inf_nan=False)]
+Positive = Annotated[Number, Field(gt=0)]
+NonNegative = Annotated[Number, Field(ge=0)]
+Fraction = Annotated[Number, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Schema
+
+
+class Section(BaseModel):
+    """A section of the configuration: immutable, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Component(BaseModel):
+    """Something chosen by name; every further key is an option of the class of that name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys beside ``name``; fractions such as ``8/255`` are read as numbers."""
+        return {key: parse_number(value) for key, value in (self.model_extra or {}).items()}
+
+
+class AugmentationConfig(Section):
+    """Random changes of the training images, drawn per image, in batches on the device."""
+
+    crop_padding: int = Field(0, ge=0, description="Pixels of zero padding before a random crop to the original size.")
+    flip: bool = Field(False, description="Mirror half of the images left to right.")
+    cutout: int = Field(0, ge=0, description="Side in pixels of a square set to mid-grey; 0 is off.")
+
+
+class DataConfig(Section):
+    """Which images, and how they are split."""
+
+    name: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "svhn", "image_folder"]
+    root: Path | None = Field(None, description="Where the files are; default $PROARD_DATA, else ~/.cache/proard/data.")
+    download: bool = Field(False, description="Fetch missing files over the network (never for image_folder).")
+    image_size: Count | None = Field(None, description="Side to which an image folder's images are resized.")
+    validation: Annotated[Number, Field(gt=0, lt=1)] = Field(
+        0.1, description="Fraction of the training images held out for selection; the test split is never used for it."
+    )
+    limit: Count | None = Field(None, description="Use a stratified subset of this many training images.")
+    split_seed: int = Field(0, ge=0, description="Seed of the validation split and of the subset.")
+    memory_limit: Positive = Field(4e9, description="Bytes up to which decoded images are held in memory.")
+    workers: int = Field(2, ge=0, description="Processes that decode images of a set too large for memory.")
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+    @model_validator(mode="after")
+    def _folder_needs_a_place_and_a_size(self) -> DataConfig:
+        if self.name == "image_folder":
+            if self.root is None:
+                raise ValueError("image_folder needs data.root, a folder with train/ and test/ (or val/) inside")
+            if self.image_size is None:
+                raise ValueError("image_folder needs data.image_size, the side in pixels that images are resized to")
+        elif self.image_size is not None:
+            raise ValueError(f"image_size is for image_folder; {self.name} has its own size")
+        return self
+
+
+class SupernetConfig(BaseModel):
+    """The elastic network: a family, and that family's options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    family: str = "resnet"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys beside ``family``."""
+        return dict(self.model_extra or {})
+
+
+class ThreatConfig(Section):
+    """What the adversary may do: move a pixel value in [0, 1] by up to ``eps`` in the given norm."""
+
+    norm: Literal["linf", "l2"] = "linf"
+    eps: Positive
+
+    @model_validator(mode="after")
+    def _eps_within_the_images(self) -> ThreatConfig:
+        if self.norm == "linf" and self.eps > 1:
+            raise ValueError(f"eps is {self.eps:g}, but images are in [0, 1]; for pixel values of 0-255 write {self.eps:g}/255")
+        return self
+
+
+class AttackConfig(Section):
+    """A projected-gradient attack."""
+
+    steps: Count = 10
+    step_size: Positive | None = Field(None, description="Default: 2.5 x eps / steps.")
+    start: Literal["uniform", "gaussian", "clean"] = "uniform"
+    restarts: Count = 1
+
+
+class TeacherConfig(Section):
+    """Where distillation targets come from: the largest student, frozen after its own phase or trained jointly."""
+
+    mode: Literal["frozen", "joint"] = "frozen"
+    objective: Component | None = Field(None, description="What the jointly trained teacher learns from; default trades.")
+
+    @model_validator(mode="after")
+    def _objective_is_for_joint(self) -> TeacherConfig:
+        if self.objective is not None and self.mode == "frozen":
+            raise ValueError("teacher.objective is for mode joint; a frozen teacher is trained by the phase before it")
+        return self
+
+
+class PhaseConfig(Section):
+    """One stage of the progressive schedule. Learning rate: linear warm-up, then cosine to zero, over the phase."""
+
+    name: str
+    epochs: Count
+    learning_rate: Positive
+    elastic: tuple[str, ...] = Field((), description="Kinds of decisions that vary; all others stay at their largest.")
+    objective: Component = Component(name="rslad")
+    sampler: Component = Component(name="sandwich")
+    warmup_epochs: NonNegative = 0.0
+
+
+class OptimizerConfig(Section):
+    """The optimizer, remade at the start of each phase."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    momentum: Fraction = Field(0.9, description="Nesterov momentum of sgd; first-moment decay of adamw.")
+    weight_decay: NonNegative = Field(5e-4, description="Applied to weight matrices and kernels, not to batch norm or biases.")
+    gradient_clip: Positive | None = Field(None, description="Largest l2 norm of a step's summed gradient.")
+
+
+class ValidationConfig(Section):
+    """What is measured at the end of an epoch, on validation images: it chooses the best weights of each phase."""
+
+    every: Count = Field(1, description="Epochs between validations; the last epoch of a phase is always validated.")
+    students: int = Field(2, ge=0, description="Random students measured beside the largest and the smallest.")
+    images: Count = 500
+    calibration_images: Count = Field(1000, description="Training images from which batch-norm statistics are made.")
+    attack: AttackConfig = AttackConfig(steps=10)
+
+
+class SearchConfig(Section):
+    """How `extract` chooses a student within a budget, on validation images."""
+
+    candidates: Count = Field(8, description="Random architectures measured per budget.")
+    mutations: int = Field(8, ge=0, description="Mutations of the best so far, measured per budget.")
+    images: Count = 500
+    attack: AttackConfig = AttackConfig(steps=10)
+
+
+class EvaluationConfig(Section):
+    """The final measurement, on test images."""
+
+    attack: AttackConfig = AttackConfig(steps=20)
+    limit: Count | None = Field(None, description="Use a stratified subset of this many test images; default all.")
+
+
+class EnergyConfig(Section):
+    """Energy accounting through codecarbon's offline tracker."""
+
+    enabled: bool = True
+    country: str | None = Field(
+        None, pattern="^[A-Z]{3}$", description="ISO code (FRA, USA ...) for kg CO2eq; default: the world average, stated."
+    )
+
+
+class Config(Section):
+    """A whole run."""
+
+    seed: int = Field(0, ge=0)
+    data: DataConfig
+    supernet: SupernetConfig = SupernetConfig()
+    threat: ThreatConfig
+    attack: AttackConfig = Field(AttackConfig(), description="The attack inside training.")
+    teacher: TeacherConfig = TeacherConfig()
+    phases: tuple[PhaseConfig, ...] = Field(min_length=1)
+    batch_size: Count = 128
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema_decay: Fraction | None = Field(None, description="Average the weights over steps with this decay; null is off.")
+    sort_channels: bool = Field(True, description="Order channels by importance before narrower choices are unlocked.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: Count | None = Field(None, description="CPU threads; default what PyTorch chooses.")
+    checkpoint_minutes: Positive = Field(10.0, description="Also save within an epoch after this many minutes.")
+    validation: ValidationConfig = ValidationConfig()
+    search: SearchConfig = SearchConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    energy: EnergyConfig = EnergyConfig()
+
+    @model_validator(mode="after")
+    def _phases_unlock_progressively(self) -> Config:
+        names = [phase.name for phase in self.phases]
+        if len(set(names)) < len(names):
+            raise ValueError(f"phases: names must differ, got {', '.join(names)}")
+        for before, after in zip(self.phases, self.phases[1:], strict=False):
+            if missing := sorted(set(before.elastic) - set(after.elastic)):
+                raise ValueError(
+                    f"phases: '{after.name}' locks {', '.join(missing)} again, which '{before.name}' had unlocked; "
+                    f"add it to the elastic kinds of '{after.name}'"
+                )
+        return self
+
+    def scaled(self, factor: float) -> Config:
+        """The same run with every phase ``factor`` times as long, at least one epoch each."""
+        if not factor > 0:
+            raise UserError(f"--scale-epochs {factor:g}: must be greater than 0, for example 0.1")
+        phases = [phase.model_copy(update={"epochs": max(1, round(phase.epochs * factor))}) for phase in self.phases]
+        return self.model_copy(update={"phases": tuple(phases)})
+
+    def to_yaml(self) -> str:
+        """The resolved configuration; loading it gives an equal one."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+
+Path_ = tuple[str | int, ...]
+
+
+def packaged_configs() -> dict[str, Path]:
+    """Name to path of the configurations that ship with proard: in the package, or beside it in a source checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if folder.is_dir():
+            return {path.name: path for path in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def find_config(name: str | Path) -> Path:
+    """The file that ``--config`` means: first a path, then the name of a packaged one, with or without ``.yaml``."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    packaged = packaged_configs()
+    for candidate in (str(name), f"{name}.yaml"):
+        if candidate in packaged:
+            return packaged[candidate]
+    raise UserError(f"config {name}: no such file, and no packaged config of that name{nearest(str(name), packaged)}")
+
+
+def load_config(name: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a configuration file and apply ``KEY=VALUE`` overrides.
+
+    Args:
+        name: a path, or the name of a packaged configuration.
+        overrides: such as ``phases.1.epochs=2``; values are YAML, so ``8/255``, ``[1, 2]`` and ``null`` work.
+
+    Raises:
+        UserError: missing file, broken YAML, unknown key, bad value; one line.
+    """
+    path = find_config(name)
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
+        lines = _line_numbers(yaml.compose(text, Loader=yaml.SafeLoader))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"config {path}: cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"config {path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"config {path}: expected keys and values, such as 'data:' and 'phases:'")
+    for override in overrides:
+        _apply_override(values, override)
+    return parse_config(values, str(path), lines)
+
+
+def parse_config(values: dict[str, Any], source: str = "config", lines: dict[Path_, int] | None = None) -> Config:
+    """Check plain values against the schema; ``source`` and ``lines`` say in an error where they came from."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(error, source, lines or {})) from None
+
+
+def _line_numbers(node: yaml.Node | None, at: Path_ = ()) -> dict[Path_, int]:
+    """Where each key stands (1-based), found on the parsed tree; also refuses a key that is written twice."""
+    lines: dict[Path_, int] = {}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            place = (*at, str(key.value))
+            if place in lines:
+                raise yaml.YAMLError(f"key '{'.'.join(map(str, place))}' is written twice, line {key.start_mark.line + 1}")
+            lines[place] = key.start_mark.line + 1
+            lines.update(_line_numbers(value, place))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*at, index)] = value.start_mark.line + 1
+            lines.update(_line_numbers(value, (*at, index)))
+    return lines
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one ``a.b.0.c=value`` in place; sections that the file leaves out are made."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError(f"--set {override}: expected KEY=VALUE, such as phases.1.epochs=2")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override}: '{text}' is not a valid YAML value") from None
+    at: Any = values
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        here = ".".join(parts[:depth]) or "the config"
+        if isinstance(at, list):
+            if not part.isdigit() or int(part) >= len(at):
+                raise UserError(f"--set {override}: {here} has entries 0 to {len(at) - 1}, there is no '{part}'")
+            index: Any = int(part)
+        elif isinstance(at, dict):
+            index = part
+            if not last and at.get(part) is None:
+                at[part] = {}
+        else:
+            raise UserError(f"--set {override}: {here} is a single value, it has no '{part}'")
+        if last:
+            at[index] = value
+        else:
+            at = at[index]
+
+
+def _explain(error: ValidationError, source: str, lines: dict[Path_, int]) -> str:
+    """One line for the first problem that pydantic found."""
+    first = error.errors()[0]
+    place: Path_ = tuple(part for part in first["loc"] if part not in ("function-after", "function-before"))
+    where = next((f"{source}:{lines[place[:end]]}" for end in range(len(place), 0, -1) if place[:end] in lines), source)
+    key = ".".join(map(str, place))
+    if first["type"] == "extra_forbidden":
+        parent = ".".join(map(str, place[:-1])) or "the config"
+        return f"{where}: unknown key '{key}' in {parent}{nearest(str(place[-1]), _valid_keys(place[:-1]))}"
+    if first["type"] == "missing":
+        return f"{where}: '{key}' is missing"
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    got = "" if isinstance(first["input"], dict | BaseModel) else f", got {first['input']!r}"
+    return f"{where}: {key}: {message}{got}" if key else f"{where}: {message}"
+
+
+def _valid_keys(place: Path_) -> list[str]:
+    """The field names of the section at ``place``."""
+    model: Any = Config
+    for part in place:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        model = next((m for m in (annotation, *get_args(annotation)) if isinstance(m, type) and issubclass(m, BaseModel)), None)
+        if model is None:
+            return []
+    return list(model.model_fields)
