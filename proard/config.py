@@ -357,7 +357,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 def _explain(error: ValidationError, source: str, lines: dict[Path_, int]) -> str:
     """One line for the first problem that pydantic found."""
-    first = error.errors()[0]
+    errors = error.errors()
+    first = min(errors, key=lambda problem: problem["type"] != "extra_forbidden")  # a typo explains what it leaves missing
     place: Path_ = tuple(part for part in first["loc"] if part not in ("function-after", "function-before"))
     where = next((f"{source}:{lines[place[:end]]}" for end in range(len(place), 0, -1) if place[:end] in lines), source)
     key = ".".join(map(str, place))
