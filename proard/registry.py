@@ -1,0 +1,76 @@
+"""Things chosen by name in a configuration: objectives, samplers, families. One lookup, one set of error messages."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from proard.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names for classes whose constructor arguments are the options that a user may set.
+
+    Args:
+        kind: what the entries are, for error messages, such as ``"objective"``.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, Callable[..., T]] = {}
+
+    def register(self, name: str) -> Callable[[Any], Any]:
+        """Class decorator: make the class available under ``name``."""
+
+        def add(entry: Any) -> Any:
+            if name in self._entries and self._entries[name] is not entry:
+                raise ValueError(f"{self.kind} '{name}' is registered already")
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def names(self) -> list[str]:
+        """All registered names, sorted."""
+        return sorted(self._entries)
+
+    def build(self, name: str, options: Mapping[str, Any], *, where: str = "", **fixed: Any) -> T:
+        """Construct the entry called ``name``.
+
+        Args:
+            name: a registered name.
+            options: what the user set; names and types are checked against the constructor's signature.
+            where: the place in the configuration, for error messages.
+            fixed: arguments that are not the user's to set.
+
+        Raises:
+            UserError: unknown name, unknown option, or a value that the constructor refuses.
+        """
+        at = f"{where}: " if where else ""
+        if name not in self._entries:
+            raise UserError(f"{at}unknown {self.kind} '{name}'{nearest(name, self.names())}")
+        entry = self._entries[name]
+        hints = get_type_hints(entry.__init__ if inspect.isclass(entry) else entry)
+        valid = [parameter for parameter in inspect.signature(entry).parameters if parameter not in fixed]
+        arguments = dict(fixed)
+        for option, value in options.items():
+            if option not in valid:
+                raise UserError(f"{at}{self.kind} '{name}' has no option '{option}'{nearest(option, valid)}")
+            try:
+                arguments[option] = TypeAdapter(
+                    hints.get(option, Any), config=ConfigDict(arbitrary_types_allowed=True)
+                ).validate_python(value)
+            except ValidationError as error:
+                message = error.errors()[0]["msg"].replace("Input should be", "should be")
+                raise UserError(f"{at}option '{option}' of {self.kind} '{name}' {message}, got {value!r}") from None
+        try:
+            return entry(**arguments)
+        except UserError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{at}{self.kind} '{name}': {error}") from error

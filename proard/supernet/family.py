@@ -1,0 +1,140 @@
+"""What a family of networks must say about itself; everything elastic follows from it.
+
+A new family is one file: a static network, a plan that gives every channel count of it for an architecture, and the list
+of decisions. Register the class with ``@families.register("name")``; its fields are the options that a user may set.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from proard.cost import Activation, Cost, CostMeter
+from proard.registry import Registry
+from proard.supernet.architecture import Architecture
+from proard.supernet.space import Decision, SearchSpace
+
+
+class Normalize(nn.Module):
+    """The first layer of every network: images in [0, 1] to zero mean and unit deviation per channel.
+
+    Args:
+        mean: per channel.
+        std: per channel, positive.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Float images (N, C, H, W) in [0, 1] to the same shape."""
+        return (images - self.mean) / self.std
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Tensors that share one channel axis of the largest network, so that its channels can be reordered.
+
+    Attributes:
+        kinds: the kinds of decision that cut this axis.
+        writers: parameters whose dimension 0 is the axis (convolutions into it, and their batch norms).
+        readers: parameters whose dimension 1 is the axis.
+    """
+
+    kinds: frozenset[str]
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Family(ABC):
+    """A kind of network and its options.
+
+    Attributes:
+        num_classes: at least 2.
+        input_shape: (channels, height, width) of an image.
+        mean: normalisation per channel of images in [0, 1]; one value stands for all channels.
+        std: likewise, positive.
+    """
+
+    num_classes: int
+    input_shape: tuple[int, int, int]
+    _: KW_ONLY
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.25,)
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2, got {self.num_classes}")
+        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
+            raise ValueError(f"input_shape must be (channels, height, width), got {self.input_shape}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.input_shape[0]):
+                raise ValueError(f"{name} needs 1 or {self.input_shape[0]} values, got {len(values)}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+
+    @abstractmethod
+    def decisions(self) -> list[Decision]:
+        """Everything that may vary, in the order of the network."""
+
+    @abstractmethod
+    def plan(self, architecture: Architecture) -> Any:
+        """Layer specifications with every channel count resolved to an integer."""
+
+    @abstractmethod
+    def measure(self, plan: Any, meter: CostMeter, images: Activation) -> None:
+        """Walk the planned layers through the meter."""
+
+    @abstractmethod
+    def network(self, plan: Any) -> nn.Module:
+        """The static network of a plan: images (N, C, H, W) in [0, 1] to logits (N, num_classes).
+
+        Its parameter names must be a subset of the largest network's, and its sub-modules must be reachable only through
+        the module tree (no plain lists of modules), so that it can be copied cheaply. Batch norm comes from `batch_norm`.
+        """
+
+    def channel_groups(self) -> list[ChannelGroup]:
+        """Which channels may be reordered before narrower choices are unlocked; none by default."""
+        return []
+
+    def normalize(self) -> Normalize:
+        """The normalisation layer, with one value per channel."""
+        channels = self.input_shape[0]
+        return Normalize(
+            self.mean * channels if len(self.mean) == 1 else self.mean, self.std * channels if len(self.std) == 1 else self.std
+        )
+
+    def cost(self, architecture: Architecture) -> Cost:
+        """Computed from the plan; nothing is run."""
+        meter = CostMeter()
+        self.measure(self.plan(architecture), meter, Activation(*self.input_shape))
+        return meter.cost()
+
+    def space(self) -> SearchSpace:
+        """The search space of these options."""
+        return SearchSpace(self.decisions(), self.cost)
+
+
+families: Registry[Family] = Registry("family")
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Batch norm without running statistics: those belong to one architecture, and come with `calibrate`."""
+    return nn.BatchNorm2d(channels, track_running_stats=False)
+
+
+def round_channels(value: float, divisor: int = 8) -> int:
+    """The nearest multiple of ``divisor``, the next one up where rounding down would lose more than a tenth."""
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded if rounded >= 0.9 * value else rounded + divisor

@@ -1,0 +1,163 @@
+"""Search spaces: an ordered list of named decisions, and all that can be done with architectures, for every family.
+
+Sampling, counting, mutation, crossover, encoding and the progressive phases are written once, here, over decisions. This
+module knows neither torch nor any family.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from proard.cost import Cost
+from proard.errors import UserError, nearest
+from proard.supernet.architecture import Architecture
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One thing to choose.
+
+    Attributes:
+        name: unique, such as ``stage1.depth``.
+        kind: ``width``, ``depth``, ``expand``, ``kernel`` ...: what the phases of a schedule unlock.
+        choices: ascending; the largest is last.
+        requires: name of a depth decision and the least value of it at which this decision matters, or None.
+        same: pairs ``(choice, equal choice)`` for choices that build the same network, after rounding for instance;
+            the canonical form has the second of each pair.
+    """
+
+    name: str
+    kind: str
+    choices: tuple[float, ...]
+    requires: tuple[str, float] | None = None
+    same: tuple[tuple[float, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.choices or list(self.choices) != sorted(set(self.choices)):
+            raise UserError(f"decision {self.name}: choices must be ascending and differ, got {list(self.choices)}")
+
+    def canonical(self, value: float) -> float:
+        """The choice that stands for ``value``."""
+        return dict(self.same).get(value, value)
+
+    @property
+    def distinct(self) -> tuple[float, ...]:
+        """Choices that build different networks."""
+        return tuple(dict.fromkeys(self.canonical(choice) for choice in self.choices))
+
+
+class SearchSpace:
+    """All architectures of a family.
+
+    Args:
+        decisions: in the order of the network; a depth decision stands before those that require it.
+        cost: computes an architecture's cost from its plan.
+    """
+
+    def __init__(self, decisions: Sequence[Decision], cost: Callable[[Architecture], Cost]) -> None:
+        self.decisions = tuple(decisions)
+        self._by_name = {decision.name: decision for decision in self.decisions}
+        self._cost = cost
+        if len(self._by_name) < len(self.decisions):
+            raise ValueError("decision names must differ")
+
+    def __repr__(self) -> str:
+        return f"SearchSpace({len(self.decisions)} decisions of kinds {', '.join(self.kinds)}; {self.size:.3g} architectures)"
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of its decisions, in order of appearance."""
+        return tuple(dict.fromkeys(decision.kind for decision in self.decisions))
+
+    @property
+    def size(self) -> int:
+        """The exact number of different architectures."""
+        total = 1
+        for decision in self.decisions:
+            if decision.requires is not None:
+                continue
+            dependants = [d for d in self.decisions if d.requires is not None and d.requires[0] == decision.name]
+            total *= sum(
+                math.prod(len(d.distinct) for d in dependants if d.requires is not None and value >= d.requires[1])
+                for value in decision.distinct
+            )
+        return total
+
+    def cost(self, architecture: Architecture) -> Cost:
+        """Multiply-adds, parameters and peak activation memory of a student; nothing is run."""
+        return self._cost(architecture)
+
+    def largest(self) -> Architecture:
+        """Every decision at its last choice: the supernet itself."""
+        return self.canonical({decision.name: decision.choices[-1] for decision in self.decisions})
+
+    def smallest(self) -> Architecture:
+        """Every decision at its first choice."""
+        return self.canonical({decision.name: decision.choices[0] for decision in self.decisions})
+
+    def sample(self, rng: random.Random) -> Architecture:
+        """A random architecture: every decision uniform over its different choices."""
+        return self.canonical({decision.name: rng.choice(decision.distinct) for decision in self.decisions})
+
+    def mutate(self, architecture: Architecture, rng: random.Random, probability: float = 0.1) -> Architecture:
+        """Draw each decision anew with the given probability in [0, 1]; ones that become relevant are drawn too."""
+        return self.canonical(
+            {
+                decision.name: rng.choice(decision.distinct)
+                if decision.name not in architecture or rng.random() < probability
+                else architecture[decision.name]
+                for decision in self.decisions
+            }
+        )
+
+    def crossover(self, first: Architecture, second: Architecture, rng: random.Random) -> Architecture:
+        """Take each decision from either parent at random (from the one that has it, where only one does)."""
+        values = {}
+        for decision in self.decisions:
+            parents = [parent for parent in (first, second) if decision.name in parent]
+            values[decision.name] = rng.choice(parents)[decision.name] if parents else decision.choices[0]
+        return self.canonical(values)
+
+    def encode(self, architecture: Architecture) -> list[float]:
+        """One 0/1 entry per choice of every decision; all 0 for a decision that does not matter."""
+        return [
+            float(architecture.get(decision.name) == choice) for decision in self.decisions for choice in decision.distinct
+        ]
+
+    def unlocked(self, kinds: Collection[str]) -> SearchSpace:
+        """The subspace in which only decisions of these kinds vary; all others stay at their largest.
+
+        Raises:
+            UserError: a kind that this space does not have.
+        """
+        for kind in kinds:
+            if kind not in self.kinds:
+                raise UserError(f"unknown kind of decision '{kind}'{nearest(kind, self.kinds)}")
+        decisions = [d if d.kind in kinds else replace(d, choices=d.choices[-1:]) for d in self.decisions]
+        return SearchSpace(decisions, self._cost)
+
+    def canonical(self, values: Mapping[str, float]) -> Architecture:
+        """The architecture for these values: checked, in order, without decisions that do not matter.
+
+        Raises:
+            UserError: an unknown decision, a missing one, or a value that is not among its choices.
+        """
+        for name in values:
+            if name not in self._by_name:
+                raise UserError(f"architecture: unknown decision '{name}'{nearest(name, self._by_name)}")
+        chosen: dict[str, float] = {}
+        for decision in self.decisions:
+            if decision.requires is not None and chosen[decision.requires[0]] < decision.requires[1]:
+                continue
+            if decision.name not in values:
+                raise UserError(f"architecture: decision '{decision.name}' is missing")
+            value = values[decision.name]
+            if value not in decision.choices and value not in decision.distinct:
+                raise UserError(
+                    f"architecture: {decision.name} = {value} is not one of {', '.join(f'{c:g}' for c in decision.choices)}"
+                )
+            chosen[decision.name] = decision.canonical(value)
+        return Architecture(tuple(chosen.items()))

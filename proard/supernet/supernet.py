@@ -1,0 +1,176 @@
+"""The supernet: the weights of the largest network, and the slicing rule that cuts students out of it.
+
+A student's tensor is the supernet's tensor of the same name, cut to its leading entries (`leading_slice`). Training cuts a
+student, computes its gradient, and adds it back into the supernet's slices; extraction is the same cut, calibrated.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from proard.supernet.architecture import Architecture
+from proard.supernet.calibration import Batches, calibrate
+from proard.supernet.family import Family, families
+from proard.supernet.space import SearchSpace
+
+SKELETONS_KEPT = 128
+
+
+def leading_slice(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """The slicing rule: a view of the first entries along each dimension, and of the centre of a kernel.
+
+    Args:
+        tensor: a tensor of the supernet.
+        shape: the student's shape, nowhere larger; from dimension 2 of a 4-dimensional weight on (a convolution's
+            kernel), the centre is taken.
+    """
+    index = []
+    for dimension, (full, size) in enumerate(zip(tensor.shape, shape, strict=True)):
+        start = (full - size) // 2 if tensor.dim() >= 4 and dimension >= 2 else 0
+        index.append(slice(start, start + size))
+    return tensor[tuple(index)]
+
+
+class Supernet(nn.Module):
+    """A weight-sharing network. It holds weights and has no forward pass of its own: students run.
+
+    Args:
+        family: the static network, its plan and its decisions.
+    """
+
+    def __init__(self, family: Family) -> None:
+        super().__init__()
+        self.family = family
+        self.space: SearchSpace = family.space()
+        self._skeletons: OrderedDict[Architecture, nn.Module] = OrderedDict()
+        largest = family.network(family.plan(self.space.largest()))
+        # Its tensors are registered here directly, so that names are the same in the supernet and in every student.
+        for name, module in largest.named_children():
+            self.add_module(name, module)
+        for name, parameter in largest.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, buffer in largest.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
+
+    def forward(self, *_: Any) -> torch.Tensor:
+        """Not defined: a supernet is no one network."""
+        raise TypeError("a supernet runs one student at a time: supernet.student(architecture)(images)")
+
+    def student(self, architecture: Architecture) -> nn.Module:
+        """Cut a student out: a plain network in training mode with contiguous copies of its weights.
+
+        Its batch norm normalises by the batch, in training and evaluation mode alike, until it is calibrated. Every call
+        returns a new, independent module.
+
+        Raises:
+            UserError: the architecture is not of this space.
+        """
+        skeleton = self._skeleton(self.space.canonical(architecture))
+        return _fill(skeleton, {**dict(self.named_parameters()), **dict(self.named_buffers())})
+
+    def accumulate(self, student: nn.Module) -> None:
+        """Add the student's gradients into the gradients of the supernet's slices (zero outside of them)."""
+        weights = dict(self.named_parameters())
+        for name, parameter in student.named_parameters():
+            if parameter.grad is None:
+                continue
+            weight = weights[name]
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+            leading_slice(weight.grad, parameter.shape).add_(parameter.grad)
+
+    def extract(self, architecture: Architecture, calibration: Batches) -> nn.Module:
+        """The same cut with batch-norm statistics of its own, in evaluation mode.
+
+        Args:
+            architecture: one of this space.
+            calibration: batches of training images (N, C, H, W) in [0, 1], or tuples that start with them.
+
+        Raises:
+            ValueError: no calibration batch.
+        """
+        student = self.student(architecture)
+        calibrate(student, calibration)
+        return student.eval()
+
+    def sort_channels(self, unlocking: Collection[str], unlocked: Collection[str] = ()) -> None:
+        """Order channels by importance, so that narrower students start from the channels that matter most.
+
+        The importance of a channel is the l1 norm of the weights that read it (Once-for-All, arXiv 1908.09791, section
+        3.3). The function of the largest student does not change. Axes that earlier phases have cut already are left
+        alone: reordering them would scramble the students trained so far.
+
+        Args:
+            unlocking: kinds of decision about to vary.
+            unlocked: kinds that have varied before.
+        """
+        weights = dict(self.named_parameters())
+        with torch.no_grad():
+            for group in self.family.channel_groups():
+                if not group.kinds & set(unlocking) or group.kinds & set(unlocked):
+                    continue
+                importance = sum(weights[name].abs().transpose(0, 1).flatten(1).sum(1) for name in group.readers)
+                order = torch.argsort(torch.as_tensor(importance), descending=True, stable=True)
+                for name in group.writers:
+                    weights[name].copy_(weights[name].index_select(0, order))
+                for name in group.readers:
+                    weights[name].copy_(weights[name].index_select(1, order))
+
+    def _skeleton(self, architecture: Architecture) -> nn.Module:
+        """The student's modules without weights, remembered for the architectures used last."""
+        skeleton = self._skeletons.get(architecture)
+        if skeleton is None:
+            with torch.device("meta"):
+                skeleton = self.family.network(self.family.plan(architecture))
+            self._skeletons[architecture] = skeleton
+            if len(self._skeletons) > SKELETONS_KEPT:
+                self._skeletons.popitem(last=False)
+        self._skeletons.move_to_end(architecture)
+        return skeleton
+
+
+def _fill(skeleton: nn.Module, weights: dict[str, torch.Tensor], prefix: str = "") -> nn.Module:
+    """A copy of the skeleton whose tensors are cut from ``weights``; far cheaper than building or deep-copying one."""
+    copy: nn.Module = object.__new__(type(skeleton))
+    copy.__dict__ = {k: v.copy() if isinstance(v, dict | set) else v for k, v in skeleton.__dict__.items()}
+    with torch.no_grad():
+        for name, parameter in skeleton._parameters.items():
+            if parameter is not None:
+                cut = leading_slice(weights[prefix + name], parameter.shape).clone()
+                copy._parameters[name] = nn.Parameter(cut, parameter.requires_grad)
+        for name, buffer in skeleton._buffers.items():
+            if buffer is not None:
+                copy._buffers[name] = leading_slice(weights[prefix + name], buffer.shape).clone()
+    for name, child in skeleton._modules.items():
+        copy._modules[name] = None if child is None else _fill(child, weights, f"{prefix}{name}.")
+    return copy
+
+
+def build_supernet(
+    family: str, *, num_classes: int, input_shape: Sequence[int], seed: int = 0, **family_options: Any
+) -> Supernet:
+    """Build a supernet with random weights.
+
+    Args:
+        family: ``resnet``, ``resnet50`` ...; see `proard.supernet.families`.
+        num_classes: at least 2.
+        input_shape: (channels, height, width) of an image.
+        seed: of the initial weights; the global random state is left as it was.
+        family_options: fields of the family's class, such as ``widths`` or ``mean``.
+
+    Raises:
+        UserError: unknown family or option, or a value out of range.
+    """
+    described = families.build(
+        family,
+        {**family_options, "input_shape": tuple(input_shape), "num_classes": num_classes},
+        where="build_supernet",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Supernet(described)
