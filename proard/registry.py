@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -46,7 +47,7 @@ class Registry(Generic[T]):
             name: a registered name.
             options: what the user set; names and types are checked against the constructor's signature.
             where: the place in the configuration, for error messages.
-            fixed: arguments that are not the user's to set.
+            fixed: arguments that are not the user's to set; given to the entries that take them.
 
         Raises:
             UserError: unknown name, unknown option, or a value that the constructor refuses.
@@ -55,9 +56,12 @@ class Registry(Generic[T]):
         if name not in self._entries:
             raise UserError(f"{at}unknown {self.kind} '{name}'{nearest(name, self.names())}")
         entry = self._entries[name]
-        hints = get_type_hints(entry.__init__ if inspect.isclass(entry) else entry)
-        valid = [parameter for parameter in inspect.signature(entry).parameters if parameter not in fixed]
-        arguments = dict(fixed)
+        # A dataclass knows where each inherited field was annotated; its generated __init__ does not.
+        plain_class = inspect.isclass(entry) and not is_dataclass(entry)
+        hints = get_type_hints(entry.__init__ if plain_class else entry)
+        parameters = [parameter for parameter in inspect.signature(entry).parameters if not parameter.startswith("_")]
+        valid = [parameter for parameter in parameters if parameter not in fixed]
+        arguments = {parameter: value for parameter, value in fixed.items() if parameter in parameters}
         for option, value in options.items():
             if option not in valid:
                 raise UserError(f"{at}{self.kind} '{name}' has no option '{option}'{nearest(option, valid)}")

@@ -1,0 +1,6 @@
+"""Attacks: threat models, and what finds the worst perturbation within them."""
+
+from proard.attacks.pgd import PGD, fgsm, maximise
+from proard.attacks.threat import ThreatModel
+
+__all__ = ["PGD", "ThreatModel", "fgsm", "maximise"]

@@ -1,0 +1,215 @@
+"""Projected gradient descent (Madry et al., arXiv 1706.06083): the attack of training and of evaluation.
+
+`maximise` is the one loop. Every inner maximisation (TRADES, RSLAD ...) is a call of it with another loss. It touches the
+model through its output alone: no ``.backward()``, no change of mode, no gradient on a parameter, no global seed, and
+buffers that a forward pass in training mode would move are put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from proard.attacks.threat import ThreatModel
+from proard.losses import cross_entropy, margin
+
+Model = Callable[[torch.Tensor], torch.Tensor]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(logits (N, K), images (N, ...)) to one value per image (N,), to be raised."""
+
+GAUSSIAN_START = 0.001  # standard deviation of the start of TRADES and RSLAD
+
+
+def maximise(
+    model: Model,
+    images: torch.Tensor,
+    loss: Loss,
+    threat: ThreatModel,
+    *,
+    steps: int,
+    step_size: float,
+    start: Literal["uniform", "gaussian", "clean"],
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Raise ``loss`` by projected gradient ascent from a start near ``images``; the last iterate.
+
+    Args:
+        model: images (N, ...) to logits (N, K); called as it is, in whatever mode it is.
+        images: float, within the threat model's bounds; not changed.
+        loss: what to raise, per image.
+        threat: norm, radius and bounds.
+        steps: at least 1.
+        step_size: in units of the norm.
+        start: uniform in the ball, a small gaussian perturbation, or the clean images.
+        generator: of the start.
+
+    Returns:
+        Images of the same shape and device, detached, inside the ball and the bounds.
+    """
+    # float32 images and perturbation whatever the autocast: bfloat16 near 1 moves in steps of 1/256.
+    images = images.detach().to(torch.promote_types(images.dtype, torch.float32))
+    if start == "uniform":
+        perturbed = threat.random_start(images, generator)
+    elif start == "gaussian":
+        noise = torch.empty(images.shape, dtype=images.dtype, device=generator.device).normal_(generator=generator)
+        perturbed = threat.project(images + GAUSSIAN_START * noise.to(images.device), images)
+    else:
+        perturbed = images
+    with buffers_restored(model), torch.enable_grad():
+        for _ in range(steps):
+            perturbed = perturbed.detach().requires_grad_()
+            # Summed, not averaged: the step does not depend on the batch, and small gradients do not vanish.
+            (gradient,) = torch.autograd.grad(loss(model(perturbed), perturbed).sum(), perturbed)
+            with torch.no_grad():
+                perturbed = threat.project(perturbed + step_size * threat.ascent_direction(gradient), images)
+    return perturbed.detach()
+
+
+@dataclass(frozen=True)
+class PGD:
+    """A projected-gradient attack: pure configuration, it holds no model.
+
+    ``PGD(threat, steps=20, step_size=2 / 255)(model, images, labels)`` returns adversarial images. FGSM is one step of size
+    eps from the clean images.
+
+    Attributes:
+        threat: norm, radius and bounds.
+        steps: gradient steps, at least 1.
+        step_size: in units of the norm; default 2.5 eps / steps.
+        start: ``uniform`` in the ball, ``gaussian`` (deviation 0.001, as TRADES and RSLAD) or ``clean``.
+        restarts: runs from different starts; each image keeps the run that fools the model by the largest margin.
+        targeted: lower the loss of the given labels instead of raising it.
+        seed: of the starts, when a call passes no generator.
+
+    Raises:
+        ValueError: an option out of range.
+    """
+
+    threat: ThreatModel
+    _: KW_ONLY
+    steps: int = 20
+    step_size: float | None = None
+    start: Literal["uniform", "gaussian", "clean"] = "uniform"
+    restarts: int = 1
+    targeted: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
+        if self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"step_size must be positive, got {self.step_size}")
+        if self.start not in ("uniform", "gaussian", "clean"):
+            raise ValueError(f"start must be uniform, gaussian or clean, got {self.start!r}")
+        if self.restarts > 1 and self.start == "clean":
+            raise ValueError("restarts from clean images would all be the same; use start='uniform'")
+
+    @property
+    def resolved_step_size(self) -> float:
+        """The step size in use."""
+        return 2.5 * self.threat.eps / self.steps if self.step_size is None else self.step_size
+
+    @property
+    def name(self) -> str:
+        """Short name, such as ``pgd20`` or ``pgd20x5`` with five restarts."""
+        return f"pgd{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+
+    def __call__(
+        self,
+        model: Model,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        loss: Loss | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Adversarial images.
+
+        Args:
+            model: images (N, ...) in the threat model's bounds to logits (N, K).
+            images: float (N, ...); not changed.
+            labels: class indices (N,): the true ones, or the targets of a targeted attack.
+            loss: what to raise per image, given (logits, perturbed images); default the cross-entropy of the labels.
+            generator: of the random starts; default one seeded with ``seed``.
+
+        Returns:
+            Perturbed images, same shape, float32 (or float64), detached.
+
+        Raises:
+            ValueError: images outside the bounds, or not floating point.
+        """
+        if not images.is_floating_point():
+            raise ValueError(f"images must be floating point in {self.threat.bounds}, got {images.dtype}")
+        if images.numel() == 0:
+            return images.detach().clone()
+        low, high = torch.aminmax(images)
+        if low < self.threat.bounds[0] or high > self.threat.bounds[1]:
+            raise ValueError(
+                f"images must be within {self.threat.bounds}, got {float(low):g} to {float(high):g}; put normalisation inside the model"
+            )
+        return self.perturb(model, images, labels, loss=loss, generator=generator)
+
+    def perturb(
+        self,
+        model: Model,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        loss: Loss | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """The same without checking the images, which would wait for the device: for use inside a training loop."""
+        if generator is None:
+            generator = torch.Generator(images.device).manual_seed(self.seed)
+        sign = -1.0 if self.targeted else 1.0
+
+        def label_loss(logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+            return sign * cross_entropy(logits, labels)
+
+        best: torch.Tensor | None = None
+        for _ in range(self.restarts):
+            perturbed = maximise(
+                model,
+                images,
+                loss or label_loss,
+                self.threat,
+                steps=self.steps,
+                step_size=self.resolved_step_size,
+                start=self.start,
+                generator=generator,
+            )
+            if self.restarts == 1:
+                return perturbed
+            with torch.no_grad(), buffers_restored(model):
+                score = sign * margin(model(perturbed), labels)
+            if best is None:
+                best, best_score = perturbed, score
+            else:
+                better = score > best_score
+                best = torch.where(better.view(-1, *[1] * (images.dim() - 1)), perturbed, best)
+                best_score = torch.maximum(score, best_score)
+        assert best is not None
+        return best
+
+
+def fgsm(threat: ThreatModel) -> PGD:
+    """The fast gradient sign method (arXiv 1412.6572): one step of size eps from the clean images."""
+    return PGD(threat, steps=1, step_size=threat.eps, start="clean")
+
+
+@contextmanager
+def buffers_restored(model: Model) -> Iterator[None]:
+    """Put back the buffers (running statistics) that forward passes in training mode move, also after an exception."""
+    training = isinstance(model, nn.Module) and any(module.training for module in model.modules())
+    saved = [(buffer, buffer.clone()) for buffer in model.buffers()] if training and isinstance(model, nn.Module) else []
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in saved:
+                buffer.copy_(value)

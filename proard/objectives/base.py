@@ -1,0 +1,96 @@
+"""What every objective is: a function of a student, a teacher and a labelled batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+
+from proard.attacks import PGD, ThreatModel
+from proard.registry import Registry
+
+Model = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an objective computed on a batch.
+
+    Attributes:
+        loss: scalar to minimise, averaged over images.
+        clean_logits: the student's on the clean images (N, K), where the objective needed them.
+        adversarial_logits: on the images it was attacked with, likewise.
+    """
+
+    loss: torch.Tensor
+    clean_logits: torch.Tensor | None = None
+    adversarial_logits: torch.Tensor | None = None
+
+
+class Objective(ABC):
+    """A training loss. It never sees an optimizer, and changes neither a network's mode nor its gradients.
+
+    ``objective(student, teacher, images, labels)`` is the loss. The teacher is called as a function of images, so that an
+    objective may also differentiate it by its input.
+    """
+
+    needs_teacher: ClassVar[bool] = False
+
+    def __call__(
+        self,
+        student: Model,
+        teacher: Model | None,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """The loss; arguments as for `outcome`."""
+        return self.outcome(student, teacher, images, labels, generator=generator).loss
+
+    @abstractmethod
+    def outcome(
+        self,
+        student: Model,
+        teacher: Model | None,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Outcome:
+        """The loss and the logits that were computed on the way.
+
+        Args:
+            student: the network to train, in training mode: images (N, C, H, W) in [0, 1] to logits (N, K).
+            teacher: likewise, or None for an objective that needs none.
+            images: float, in [0, 1].
+            labels: class indices (N,).
+            generator: of the attack's random starts.
+
+        Raises:
+            ValueError: the objective needs a teacher and there is none.
+        """
+
+
+@dataclass(frozen=True)
+class AdversarialObjective(Objective):
+    """An objective with an inner maximisation.
+
+    Attributes:
+        attack: the inner maximisation; default PGD-10 at 8/255 with steps of 2/255.
+    """
+
+    attack: PGD = field(default=PGD(ThreatModel(), steps=10, step_size=2 / 255))
+
+
+def required(teacher: Model | None, objective: Objective) -> Model:
+    """The teacher, or a clear error."""
+    if teacher is None:
+        raise ValueError(f"{type(objective).__name__} distils from a teacher, but got None")
+    return teacher
+
+
+objectives: Registry[Objective] = Registry("objective")

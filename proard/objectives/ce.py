@@ -1,0 +1,35 @@
+"""Cross-entropy on clean images: training without robustness, the baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from proard.losses import cross_entropy
+from proard.objectives.base import Model, Objective, Outcome, objectives
+
+
+@objectives.register("ce")
+@dataclass(frozen=True)
+class CrossEntropy(Objective):
+    """``CE(S(x), y)``.
+
+    Attributes:
+        label_smoothing: in [0, 1).
+    """
+
+    label_smoothing: float = 0.0
+
+    def outcome(
+        self,
+        student: Model,
+        teacher: Model | None,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Outcome:
+        """See `Objective.outcome`; the teacher is not used."""
+        logits = student(images)
+        return Outcome(cross_entropy(logits, labels, label_smoothing=self.label_smoothing).mean(), clean_logits=logits)

@@ -1,0 +1,57 @@
+"""RSLAD (Zi et al., arXiv 2108.07969, equations 7 and 8): robust soft labels of the teacher, everywhere and only those."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from proard.losses import kl_divergence
+from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives, required
+
+
+@objectives.register("rslad")
+@dataclass(frozen=True)
+class RSLAD(AdversarialObjective):
+    """``a KL(T(x) || S(x')) + (1 - a) KL(T(x) || S(x))`` with ``x' = argmax KL(T(x) || S(x'))``.
+
+    The divergence is summed over classes and averaged over images. The authors' code averages over the classes too, and
+    multiplies by 10 on CIFAR-100; ``scale`` restores such a factor (1 / classes, or 10 / classes).
+
+    Attributes:
+        adversarial_weight: a in [0, 1]; 5/6 in the paper.
+        scale: factor on the whole loss, positive.
+    """
+
+    adversarial_weight: float = 5 / 6
+    scale: float = 1.0
+
+    needs_teacher = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.adversarial_weight <= 1:
+            raise ValueError(f"adversarial_weight must be in [0, 1], got {self.adversarial_weight}")
+        if not self.scale > 0:
+            raise ValueError(f"scale must be positive, got {self.scale}")
+
+    def outcome(
+        self,
+        student: Model,
+        teacher: Model | None,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Outcome:
+        """See `Objective.outcome`; the labels are not used."""
+        with torch.no_grad():
+            target = required(teacher, self)(images)
+        adversarial = student(
+            self.attack.perturb(
+                student, images, labels, loss=lambda logits, _: kl_divergence(target, logits), generator=generator
+            )
+        )
+        clean = student(images)
+        loss = self.adversarial_weight * kl_divergence(target, adversarial).mean()
+        loss = loss + (1 - self.adversarial_weight) * kl_divergence(target, clean).mean()
+        return Outcome(self.scale * loss, clean, adversarial)

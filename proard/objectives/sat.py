@@ -1,0 +1,37 @@
+"""Standard adversarial training (Madry et al., arXiv 1706.06083, equation 2.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from proard.losses import cross_entropy
+from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives
+
+
+@objectives.register("sat")
+@dataclass(frozen=True)
+class AdversarialTraining(AdversarialObjective):
+    """``CE(S(x'), y)`` with ``x' = argmax CE(S(x'), y)``.
+
+    Attributes:
+        label_smoothing: in [0, 1); of the outer loss only.
+    """
+
+    label_smoothing: float = 0.0
+
+    def outcome(
+        self,
+        student: Model,
+        teacher: Model | None,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Outcome:
+        """See `Objective.outcome`; the teacher is not used."""
+        adversarial = self.attack.perturb(student, images, labels, generator=generator)
+        logits = student(adversarial)
+        loss = cross_entropy(logits, labels, label_smoothing=self.label_smoothing).mean()
+        return Outcome(loss, adversarial_logits=logits)

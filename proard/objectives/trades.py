@@ -1,0 +1,50 @@
+"""TRADES (Zhang et al., arXiv 1901.08573, equation 5): the teacher-free objective, and the one that trains teachers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from proard.losses import cross_entropy, kl_divergence
+from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives
+
+
+@objectives.register("trades")
+@dataclass(frozen=True)
+class TRADES(AdversarialObjective):
+    """``CE(S(x), y) + beta KL(S(x) || S(x'))`` with ``x' = argmax KL(S(x) || S(x'))``.
+
+    Gradients flow into both arguments of the outer divergence, as in the paper; the attack's target is detached.
+
+    Attributes:
+        beta: weight of robustness, at least 0; 6 in the paper's headline results.
+        label_smoothing: in [0, 1); of the cross-entropy.
+    """
+
+    beta: float = 6.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.beta < 0:
+            raise ValueError(f"beta must be at least 0, got {self.beta}")
+
+    def outcome(
+        self,
+        student: Model,
+        teacher: Model | None,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Outcome:
+        """See `Objective.outcome`; the teacher is not used."""
+        clean = student(images)
+        target = clean.detach()
+        adversarial = student(
+            self.attack.perturb(
+                student, images, labels, loss=lambda logits, _: kl_divergence(target, logits), generator=generator
+            )
+        )
+        natural = cross_entropy(clean, labels, label_smoothing=self.label_smoothing).mean()
+        return Outcome(natural + self.beta * kl_divergence(clean, adversarial).mean(), clean, adversarial)

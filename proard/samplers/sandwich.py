@@ -1,0 +1,26 @@
+"""The sandwich rule: the largest, the smallest and random students in every step (BigNAS, arXiv 2003.11142)."""
+
+from __future__ import annotations
+
+from proard.samplers.base import Sampler, check_students, samplers
+from proard.supernet import Architecture, SearchSpace
+
+
+@samplers.register("sandwich")
+class Sandwich(Sampler):
+    """The largest, the smallest, and ``students - 2`` random architectures per step.
+
+    Args:
+        space: where to draw from.
+        seed: of the private generator.
+        students: at least 2.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int, students: int = 4) -> None:
+        super().__init__(space, seed)
+        self.students = check_students(students, least=2)
+
+    def draw(self) -> list[Architecture]:
+        """The largest first."""
+        random_students = [self.space.sample(self.rng) for _ in range(self.students - 2)]
+        return [self.space.largest(), self.space.smallest(), *random_students]
