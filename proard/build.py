@@ -1,0 +1,135 @@
+"""From the configuration to the things it names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from proard.attacks import PGD, ThreatModel
+from proard.config import AttackConfig, Component, Config, PhaseConfig
+from proard.data import DataSplits, ImageSet, epoch_batches, sequential_batches
+from proard.errors import UserError
+from proard.objectives import Objective, objectives
+from proard.samplers import Sampler, samplers
+from proard.supernet import SearchSpace, Supernet, build_supernet
+
+DEFAULT_JOINT_OBJECTIVE = Component(name="trades")
+BYTES_PER_EVALUATION_BATCH = 1.5e6  # keeps activations in a CPU's cache; many times as much on a GPU
+
+
+def threat_model(config: Config) -> ThreatModel:
+    """The adversary that training and evaluation assume."""
+    return ThreatModel(norm=config.threat.norm, eps=config.threat.eps)
+
+
+def pgd(attack: AttackConfig, threat: ThreatModel, where: str = "attack") -> PGD:
+    """The projected-gradient attack of a section of the configuration.
+
+    Raises:
+        UserError: a combination of options that makes no sense.
+    """
+    try:
+        return PGD(threat, steps=attack.steps, step_size=attack.step_size, start=attack.start, restarts=attack.restarts)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def supernet_for(config: Config, data: DataSplits) -> Supernet:
+    """A new supernet for these images; its normalisation is that of the training images unless the config sets one."""
+    options = {"mean": data.mean, "std": data.std, **config.supernet.options}
+    return build_supernet(
+        config.supernet.family,
+        num_classes=data.num_classes,
+        input_shape=data.input_shape,
+        seed=config.seed,
+        **options,
+    )
+
+
+def phase_objective(config: Config, index: int) -> Objective:
+    """The objective of a phase."""
+    component = config.phases[index].objective
+    attack = pgd(config.attack, threat_model(config))
+    return objectives.build(component.name, component.options, where=f"phases.{index}.objective", attack=attack)
+
+
+def joint_objective(config: Config) -> Objective:
+    """What a jointly trained teacher learns from.
+
+    Raises:
+        UserError: an objective that needs a teacher itself.
+    """
+    component = config.teacher.objective or DEFAULT_JOINT_OBJECTIVE
+    attack = pgd(config.attack, threat_model(config))
+    objective = objectives.build(component.name, component.options, where="teacher.objective", attack=attack)
+    if objective.needs_teacher:
+        raise UserError(f"teacher.objective: '{component.name}' needs a teacher itself; use trades or sat")
+    return objective
+
+
+def phase_space(config: Config, index: int, space: SearchSpace) -> SearchSpace:
+    """The part of the space that a phase unlocks.
+
+    Raises:
+        UserError: a kind of decision that the family does not have.
+    """
+    try:
+        return space.unlocked(config.phases[index].elastic)
+    except UserError as error:
+        raise UserError(f"phases.{index}.elastic: {error}") from None
+
+
+def phase_sampler(config: Config, index: int, space: SearchSpace) -> Sampler:
+    """The sampler of a phase, over the decisions it unlocks; its generator depends on the seed and the phase."""
+    phase: PhaseConfig = config.phases[index]
+    return samplers.build(
+        phase.sampler.name,
+        phase.sampler.options,
+        where=f"phases.{index}.sampler",
+        space=phase_space(config, index, space),
+        seed=config.seed * 1000 + index,
+    )
+
+
+def check_phases(config: Config, space: SearchSpace) -> None:
+    """Build every phase's parts once, so that a mistake in the last phase shows before the first one runs.
+
+    Raises:
+        UserError: the first mistake.
+    """
+    for index, phase in enumerate(config.phases):
+        objective = phase_objective(config, index)
+        phase_sampler(config, index, space)
+        if index == 0 and objective.needs_teacher and config.teacher.mode == "frozen":
+            raise UserError(
+                f"phases.0: '{phase.name}' distils from a frozen teacher, but no phase before it trains one; begin with a "
+                "phase of objective trades, or set teacher.mode=joint"
+            )
+        if phase.warmup_epochs >= phase.epochs:
+            raise UserError(f"phases.{index}: warmup_epochs {phase.warmup_epochs:g} must be less than epochs {phase.epochs}")
+    if config.teacher.mode == "joint":
+        joint_objective(config)
+    for where, attack in (("validation", config.validation), ("search", config.search), ("evaluation", config.evaluation)):
+        pgd(attack.attack, threat_model(config), f"{where}.attack")
+
+
+def evaluation_batch_size(input_shape: tuple[int, int, int], device: torch.device) -> int:
+    """Images per batch where no gradient of weights is needed."""
+    size = BYTES_PER_EVALUATION_BATCH * (64 if device.type == "cuda" else 1) / (4 * math.prod(input_shape))
+    return max(16, min(1024, int(size)))
+
+
+def evaluation_batches(
+    images: ImageSet, input_shape: tuple[int, int, int], device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """All images of a set in order, on the device."""
+    return images.batches(sequential_batches(len(images), evaluation_batch_size(input_shape, device)), device)
+
+
+def calibration_batches(config: Config, data: DataSplits, device: torch.device) -> list[torch.Tensor]:
+    """Batches of clean training images, from which batch-norm statistics are made; the same ones in every call."""
+    images = data.train.subset(config.validation.calibration_images, config.seed)
+    indices = epoch_batches(len(images), config.batch_size, (config.seed,))
+    return [batch for batch, _ in images.batches(indices, device)]

@@ -1,0 +1,40 @@
+"""Where and how networks run: device, precision and memory layout."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from proard.errors import UserError
+
+LEAST_PIXELS_FOR_BFLOAT16 = 16 * 16  # on a CPU, casting costs more than it saves on smaller images
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        UserError: a CUDA device that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use device=cpu or auto")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device, input_shape: tuple[int, int, int]) -> torch.dtype:
+    """``auto`` is bfloat16 where the hardware computes in it, and float32 elsewhere and for tiny images on a CPU."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast and input_shape[1] * input_shape[2] >= LEAST_PIXELS_FOR_BFLOAT16 else torch.float32
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[None]:
+    """Convolutions and linear layers in ``precision``, where it is not float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)

@@ -1,0 +1,128 @@
+"""A run directory: where a training keeps its configuration, checkpoint, metrics and students."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from proard.config import Config, load_config
+from proard.errors import UserError
+from proard.files import atomic_write, write_json
+
+RUNS = Path("runs")
+
+
+class Run:
+    """Names of the files of one run.
+
+    Args:
+        path: the directory; made on `create`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.checkpoint = self.path / "checkpoint.pt"
+        self.metrics = self.path / "metrics.jsonl"
+        self.environment = self.path / "environment.json"
+        self.energy = self.path / "energy.json"
+        self.students = self.path / "students"
+
+    @classmethod
+    def find(cls, path: str | Path | None = None) -> Run:
+        """The run at ``path``, by default the newest in ``runs/``.
+
+        Raises:
+            UserError: there is none.
+        """
+        if path is not None:
+            run = cls(path)
+            if not run.config_file.is_file():
+                raise UserError(f"run {path}: no config.yaml there; give the directory that 'proard train' wrote")
+            return run
+        found = sorted(RUNS.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime)
+        if not found:
+            raise UserError(f"no run in {RUNS}/: start with 'proard train --config quickstart.yaml', or give --run DIR")
+        return cls(found[-1].parent)
+
+    @classmethod
+    def fresh(cls, config_name: str | Path) -> Run:
+        """A name that is not taken: ``runs/<config>-<time>``."""
+        stem = RUNS / f"{Path(config_name).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        candidates = [stem, *(stem.with_name(f"{stem.name}-{n}") for n in range(2, 1000))]
+        return cls(next(candidate for candidate in candidates if not candidate.exists()))
+
+    def create(self, config: Config) -> None:
+        """Make the directory, with the resolved configuration and the environment.
+
+        Raises:
+            UserError: it holds another run already, or cannot be made.
+        """
+        if self.config_file.exists():
+            raise UserError(f"run {self.path}: already holds a run; continue it with --resume, or choose another --run")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            atomic_write(self.config_file, config.to_yaml())
+            write_json(self.environment, environment(config.seed))
+        except OSError as error:
+            raise UserError(f"run {self.path}: cannot be written ({error.strerror or error})") from error
+
+    def config(self) -> Config:
+        """The configuration that the run was started with."""
+        return load_config(self.config_file)
+
+
+def environment(seed: int | None = None) -> dict[str, Any]:
+    """Versions, git commit, device and seed: what a result must be reported with."""
+    import numpy
+    import torch
+    import torchvision
+
+    import proard
+
+    return {
+        "proard": proard.__version__,
+        "git_commit": git_commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "processor": processor_name(),
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "seed": seed,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the source checkout that runs, with ``-dirty`` for uncommitted changes; None outside of one."""
+    source = Path(__file__).resolve().parent
+    command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        if not (source.parent / ".git").exists():
+            return None
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def processor_name() -> str:
+    """The CPU's model name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -1,0 +1,83 @@
+"""The `train` command as a function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from proard.config import Config, load_config, parse_config
+from proard.data import load_data
+from proard.energy import EnergyMeter
+from proard.errors import UserError
+from proard.files import RunLock
+from proard.run import Run
+from proard.training.checkpoint import check_unchanged, load_checkpoint
+from proard.training.trainer import Trainer
+
+
+def train(
+    config: str | Path | dict[str, Any] | Config | None = None,
+    *,
+    run: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    scale_epochs: float | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Train a supernet.
+
+    Args:
+        config: a file, the name of a packaged configuration, plain values, or a `Config`; may be left out with ``resume``.
+        run: the directory to make (default ``runs/<config>-<time>``), or with ``resume`` to continue (default the newest).
+        overrides: such as ``phases.1.epochs=2``.
+        scale_epochs: makes every phase this many times as long, at least one epoch each.
+        resume: continue an interrupted run; its configuration must not have changed.
+        quiet: plain lines instead of a progress bar.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        UserError: wrong input; nothing was written.
+        Interrupted: Ctrl-C or SIGTERM; the run was saved.
+    """
+    if resume and config is None:
+        directory = Run.find(run)
+        settings = directory.config() if not overrides else load_config(directory.config_file, overrides)
+    elif config is None:
+        raise UserError("train needs --config NAME|PATH; 'proard configs' lists the packaged ones")
+    else:
+        settings = _settings(config, overrides)
+        name = config if isinstance(config, str | Path) else "run"
+        directory = Run.find(run) if resume else Run(run) if run is not None else Run.fresh(name)
+    if scale_epochs is not None:
+        settings = settings.scaled(scale_epochs)
+    state = None
+    if resume and directory.checkpoint.exists():
+        state = load_checkpoint(directory.checkpoint)
+        check_unchanged(state, settings, directory.checkpoint)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    if not resume and directory.config_file.exists():
+        directory.create(settings)  # refuses, before the images are read
+    trainer = Trainer(settings, load_data(settings.data), directory, quiet)
+    if not resume:
+        directory.create(settings)
+    with RunLock(directory.path), EnergyMeter(settings.energy, directory.energy, "train"):
+        if state is not None:
+            trainer.load(state)
+        else:
+            directory.metrics.unlink(missing_ok=True)  # of a run killed before its first checkpoint
+        trainer.fit()
+    return directory.path
+
+
+def _settings(config: str | Path | dict[str, Any] | Config, overrides: Sequence[str]) -> Config:
+    if isinstance(config, str | Path):
+        return load_config(config, overrides)
+    if overrides:
+        raise UserError("overrides are for a configuration file; change the values instead")
+    return config if isinstance(config, Config) else parse_config(config)

@@ -1,0 +1,335 @@
+"""The training loop: phases, epochs, and in every step several students whose gradients are summed.
+
+Read `Trainer.fit`, then `Trainer._step`. Students train and are attacked on batch statistics; running statistics exist only
+in calibrated copies. Nothing in a step waits for the device: numbers are read at intervals.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import resource
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from proard import build
+from proard.config import Config, PhaseConfig
+from proard.data import DataSplits, augment, epoch_batches
+from proard.device import autocast, resolve_device, resolve_precision
+from proard.files import append_line
+from proard.objectives import Objective
+from proard.run import Run
+from proard.samplers import Sampler
+from proard.supernet import Architecture
+from proard.teachers import BatchTeacher, freeze_largest, restore_largest
+from proard.training.checkpoint import save_checkpoint
+from proard.training.interruption import Interrupted, SignalWatch
+from proard.training.progress import Progress
+from proard.training.schedule import learning_rate
+from proard.training.validation import Validator
+
+LOOK_EVERY = 20  # steps between two looks at the numbers, each of which waits for the device
+SPIKE = 10.0  # a window's mean loss this many times the best one so far counts as diverged
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became infinite, NaN, or far larger than it was; the last checkpoint is from before."""
+
+
+@dataclass
+class Position:
+    """Where a training stands: the next batch to take. All counts from 0."""
+
+    phase: int = 0
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+
+
+class Trainer:
+    """Trains a supernet as a configuration says.
+
+    Args:
+        config: the whole run.
+        data: its images.
+        run: where the checkpoint and metrics go.
+        quiet: plain lines instead of a progress bar.
+
+    Raises:
+        UserError: something in the configuration does not fit; before anything is written.
+    """
+
+    def __init__(self, config: Config, data: DataSplits, run: Run, quiet: bool = False) -> None:
+        self.config, self.run, self.quiet = config, run, quiet
+        self.device = resolve_device(config.device)
+        self.precision = resolve_precision(config.precision, self.device, data.input_shape)
+        self.data = data
+        self.train_images = data.train.to(self.device)
+        self.supernet = build.supernet_for(config, data).to(self.device, memory_format=torch.channels_last)
+        build.check_phases(config, self.supernet.space)
+        self.joint = build.joint_objective(config) if config.teacher.mode == "joint" else None
+        self.validate = Validator(config, data, self.device)
+        # Dropout draws from PyTorch's global generator: seeded here, and stored in checkpoints like the others.
+        torch.manual_seed(config.seed)
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)  # augmentation and attacks
+        self.teacher: nn.Module | None = None
+        self.position = Position()
+        self.best: dict[str, Any] | None = None
+        self.sums = self._no_sums()
+        self._begin_phase()
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # The loop
+
+    def fit(self) -> None:
+        """Train to the end of the last phase; on Ctrl-C or SIGTERM save and raise `Interrupted`."""
+        per_epoch = len(self._batches())
+        progress = Progress(per_epoch * sum(p.epochs for p in self.config.phases), self.position.step, self.quiet)
+        try:
+            with SignalWatch() as self.signals:
+                while self.position.phase < len(self.config.phases):
+                    self._train_epoch(progress)
+                    last = self.position.epoch + 1 == self.phase.epochs
+                    if last or (self.position.epoch + 1) % self.config.validation.every == 0:
+                        self._validate(progress)
+                    self.position.epoch += 1
+                    self.position.batch = 0
+                    if last:
+                        self._end_phase()
+                    self.save()
+        finally:
+            progress.close()
+
+    def _train_epoch(self, progress: Progress) -> None:
+        """The rest of the current epoch, from the next batch on."""
+        batches = self._batches()
+        remaining = batches[self.position.batch :]
+        steps = self.phase.epochs * len(batches)
+        warmup = self.phase.warmup_epochs * len(batches)
+        started = saved = time.monotonic()
+        for images, labels in self.train_images.batches(remaining, self.device):
+            done = self.position.epoch * len(batches) + self.position.batch
+            rate = learning_rate(done, steps, self.phase.learning_rate, warmup)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self._step(augment(images, self.config.data.augmentation, self.generator), labels)
+            self.position.batch += 1
+            self.position.step += 1
+            progress.step()
+            if self.position.batch % LOOK_EVERY == 0 or self.position.batch == len(batches):
+                self._look(progress, rate)
+            if self.signals.received is not None or time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
+                self.position.seconds += time.monotonic() - started
+                started = saved = time.monotonic()
+                self.save()
+                if self.signals.received is not None:
+                    raise Interrupted(self.signals.received, f"stopped in step {self.position.step}; saved in {self.run.path}")
+        self.position.seconds += time.monotonic() - started
+        self._log_epoch(progress, time.monotonic() - started, len(remaining))
+
+    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """One optimizer step: cut each student, train it, add its gradient back."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        self.optimizer.zero_grad(set_to_none=False)
+        teacher = None if self.teacher is None else BatchTeacher(self.teacher, images)
+        largest = self.supernet.space.largest()
+        architectures = self.sampler.sample()
+        if self.joint is not None:  # the largest comes first: it is the others' teacher in this step
+            architectures = [largest, *(a for a in architectures if a != largest)]
+        for architecture in architectures:
+            student = self.supernet.student(architecture)
+            objective = self.joint if self.joint is not None and architecture == largest else self.objective
+            with autocast(self.device, self.precision):
+                outcome = objective.outcome(student, teacher, images, labels, generator=self.generator)
+            outcome.loss.backward()
+            self.supernet.accumulate(student)
+            if objective is self.joint:
+                teacher = BatchTeacher(student, images, outcome.clean_logits)
+            self._count(outcome.loss, outcome.clean_logits, outcome.adversarial_logits, labels)
+        if self.config.optimizer.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.supernet.parameters(), self.config.optimizer.gradient_clip)
+        self.optimizer.step()
+        if self.averaged is not None:
+            decay = self.config.ema_decay or 0.0
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.averaged.parameters()), list(self.supernet.parameters()), 1 - decay)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Phases
+
+    @property
+    def phase(self) -> PhaseConfig:
+        """The current phase's configuration; after the end, the last phase's."""
+        return self.config.phases[min(self.position.phase, len(self.config.phases) - 1)]
+
+    def _begin_phase(self) -> None:
+        """Unlock decisions, sort channels for them, and start a new optimizer."""
+        index = min(self.position.phase, len(self.config.phases) - 1)
+        unlocked = set(self.config.phases[index - 1].elastic) if index else set()
+        if self.config.sort_channels and self.position.epoch == 0:
+            self.supernet.sort_channels(set(self.phase.elastic) - unlocked, unlocked)
+        self.objective: Objective = build.phase_objective(self.config, index)
+        self.sampler: Sampler = build.phase_sampler(self.config, index, self.supernet.space)
+        if self.objective.needs_teacher and self.joint is None and self.teacher is None:
+            self.teacher = freeze_largest(self.supernet, self.validate.calibration)
+        self.optimizer = self._new_optimizer()
+        self.averaged = copy.deepcopy(self.supernet) if self.config.ema_decay is not None else None
+        self.best = None
+        self.lowest_loss = float("inf")
+
+    def _end_phase(self) -> None:
+        """Continue from the phase's best weights, by validation robust accuracy."""
+        assert self.best is not None
+        self.supernet.load_state_dict(self.best["weights"])
+        self.position.phase += 1
+        self.position.epoch = 0
+        if self.position.phase < len(self.config.phases):
+            weights = self.best
+            self._begin_phase()
+            self.best = {**weights, "robust": -1.0}  # extractable until the new phase has weights of its own
+
+    def _validate(self, progress: Progress) -> None:
+        """Measure the handful of students; remember the weights if their mean robust accuracy is the best so far."""
+        started = time.monotonic()
+        measured = self.averaged or self.supernet
+        space = build.phase_space(self.config, self.position.phase, self.supernet.space)
+        attack = self.validate.attack.name
+        students: dict[str, Any] = {}
+        for name, architecture in self.validate.students(space).items():
+            result = self.validate(measured, architecture)
+            students[name] = {
+                "clean": result.clean.value,
+                "robust": result.robust[attack].value,
+                "multiply_adds": self.supernet.space.cost(architecture).multiply_adds,
+            }
+        robust = sum(student["robust"] for student in students.values()) / len(students)
+        if self.best is None or robust > self.best["robust"]:
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in measured.state_dict().items()}
+            self.best = {"weights": weights, "robust": robust, "phase": self.phase.name, "epoch": self.position.epoch}
+        self._log("validation", attack=attack, robust=robust, students=students, seconds=time.monotonic() - started)
+        shown = ", ".join(f"{n} {100 * s['clean']:.1f}/{100 * s['robust']:.1f}" for n, s in students.items())
+        progress.line(f"  validation, clean/{attack} %: {shown}")
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Parts of a step
+
+    def _batches(self) -> list[torch.Tensor]:
+        """The epoch's order: a function of seed, phase and epoch, so that a resumed run computes it again."""
+        seed = (self.config.seed, self.position.phase, self.position.epoch)
+        return epoch_batches(len(self.train_images), self.config.batch_size, seed)
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        """Weight decay acts on matrices and kernels only."""
+        options = self.config.optimizer
+        parameters = list(self.supernet.parameters())
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        groups = [
+            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": options.weight_decay},
+            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        if options.name == "adamw":
+            return torch.optim.AdamW(groups, lr=0.0, betas=(options.momentum, 0.999))
+        return torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, nesterov=options.momentum > 0)
+
+    def _no_sums(self) -> torch.Tensor:
+        """Sums over the epoch, on the device: loss, students, clean correct, clean total, robust correct and total."""
+        return torch.zeros(6, dtype=torch.float64, device=self.device)
+
+    def _count(
+        self, loss: torch.Tensor, clean: torch.Tensor | None, adversarial: torch.Tensor | None, labels: torch.Tensor
+    ) -> None:
+        self.sums[0] += loss.detach()
+        self.sums[1] += 1
+        for index, logits in ((2, clean), (4, adversarial)):
+            if logits is not None:
+                self.sums[index] += (logits.detach().argmax(1) == labels).sum()
+                self.sums[index + 1] += len(labels)
+
+    def _means(self) -> dict[str, float | None]:
+        """The epoch so far: loss per student, clean and robust training accuracy in [0, 1] (None where not measured)."""
+        loss, students, clean, clean_total, robust, robust_total = self.sums.tolist()
+        return {
+            "loss": loss / max(students, 1),
+            "clean": clean / clean_total if clean_total else None,
+            "robust": robust / robust_total if robust_total else None,
+        }
+
+    def _look(self, progress: Progress, rate: float) -> None:
+        """Read the numbers, show them, and stop if the loss is no longer one."""
+        means = self._means()
+        loss = means["loss"] or 0.0
+        limit = SPIKE * max(self.lowest_loss, 1.0)
+        if not loss <= limit:
+            at = f"phase '{self.phase.name}', epoch {self.position.epoch + 1}, step {self.position.step}"
+            raise TrainingDiverged(
+                f"training diverged in {at}: the mean loss is {loss:.4g}; the checkpoint in {self.run.path} is from before; "
+                f"lower phases.{self.position.phase}.learning_rate ({self.phase.learning_rate:g}) or set optimizer.gradient_clip"
+            )
+        self.lowest_loss = min(self.lowest_loss, loss)
+        progress.show(self.phase.name, f"{self.position.epoch + 1}/{self.phase.epochs}", **means, lr=rate)
+
+    def _log_epoch(self, progress: Progress, seconds: float, steps: int) -> None:
+        means = self._means()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+        images = steps * min(self.config.batch_size, len(self.train_images)) / max(seconds, 1e-9)
+        self._log("epoch", **means, seconds=seconds, images_per_second=images, peak_memory_bytes=peak, steps=steps)
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in means.items() if value is not None)
+        progress.line(f"{self.phase.name} {self.position.epoch + 1}/{self.phase.epochs}: {shown}, {images:.0f} images/s")
+        self.sums = self._no_sums()
+
+    def _log(self, kind: str, **values: Any) -> None:
+        at = {"kind": kind, "phase": self.phase.name, "epoch": self.position.epoch, "step": self.position.step}
+        append_line(self.run.metrics, json.dumps({**at, **values}))
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # State
+
+    def save(self) -> None:
+        """Write the checkpoint: all that a bit-for-bit continuation needs, and the best weights for extraction."""
+        rng: dict[str, Any] = {"torch": torch.get_rng_state(), "generator": self.generator.get_state()}
+        if self.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.device)
+        state = {
+            "config": self.config.model_dump(mode="json"),
+            "position": asdict(self.position),
+            "supernet": self.supernet.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sampler": self.sampler.state_dict(),
+            "teacher": None if self.teacher is None else self.teacher.state_dict(),
+            "best": self.best,
+            "rng": rng,
+            "sums": self.sums,
+            "lowest_loss": self.lowest_loss,
+            "metrics_bytes": self.run.metrics.stat().st_size if self.run.metrics.exists() else 0,
+            "finished": self.position.phase == len(self.config.phases),
+        }
+        save_checkpoint(self.run.checkpoint, state)
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue where `save` was called."""
+        self.position = Position(**state["position"])
+        if state["teacher"] is not None:
+            self.teacher = restore_largest(self.supernet, state["teacher"])
+        self._begin_phase()
+        self.supernet.load_state_dict(state["supernet"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.sampler.load_state_dict(state["sampler"])
+        self.best, self.sums, self.lowest_loss = state["best"], state["sums"].to(self.device), state["lowest_loss"]
+        torch.set_rng_state(state["rng"]["torch"].cpu())
+        self.generator.set_state(state["rng"]["generator"].cpu())
+        if self.device.type == "cuda" and "cuda" in state["rng"]:
+            torch.cuda.set_rng_state(state["rng"]["cuda"].cpu(), self.device)
+        if self.run.metrics.exists():  # rows that a killed process wrote after this checkpoint will be written again
+            with self.run.metrics.open("r+b") as file:
+                file.truncate(state["metrics_bytes"])

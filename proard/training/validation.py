@@ -1,0 +1,44 @@
+"""What is measured at the end of an epoch: a fixed handful of students, calibrated, on validation images."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+
+from proard.build import calibration_batches, evaluation_batches, pgd, threat_model
+from proard.config import Config
+from proard.data import DataSplits
+from proard.evaluation import Measurement, measure
+from proard.supernet import Architecture, SearchSpace, Supernet
+
+
+class Validator:
+    """Measures students on validation images; never sees a test image.
+
+    Args:
+        config: of the run.
+        data: all splits, of which train (for calibration) and validation are used.
+        device: where the students run.
+    """
+
+    def __init__(self, config: Config, data: DataSplits, device: torch.device) -> None:
+        self.seed = config.seed
+        self.random_students = config.validation.students
+        self.attack = pgd(config.validation.attack, threat_model(config))
+        self.calibration = calibration_batches(config, data, device)
+        images = data.validation.subset(config.validation.images, config.seed)
+        self._batches = list(evaluation_batches(images, data.input_shape, device))
+
+    def students(self, space: SearchSpace) -> dict[str, Architecture]:
+        """The largest, the smallest and some random students of a space; always the same ones, each once."""
+        rng = random.Random(self.seed)
+        named = {"largest": space.largest(), "smallest": space.smallest()}
+        named.update({f"random{i}": space.sample(rng) for i in range(1, self.random_students + 1)})
+        first_name = {architecture: name for name, architecture in reversed(named.items())}
+        return {name: architecture for name, architecture in named.items() if first_name[architecture] == name}
+
+    def __call__(self, supernet: Supernet, architecture: Architecture) -> Measurement:
+        """Clean accuracy, and robust accuracy under the attack of `validation.attack`."""
+        student = supernet.extract(architecture, self.calibration)
+        return measure(student, self._batches, {self.attack.name: self.attack}, seed=self.seed)
