@@ -160,7 +160,7 @@ def _check_country(country: str) -> None:
         return
     if country not in known:
         raise UserError(
-            f"energy.country: no electricity data for '{country}'; use the three-letter ISO 3166 code, such as FRA or DEU"
+            f"energy.country: no electricity data for '{country}'; use a three-letter ISO 3166 code, as FRA or DEU"
         )
 
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from proard.attacks import PGD
+from proard.attacks import PGD, ThreatModel
+from proard.attacks.pgd import fgsm
+from proard.build import evaluation_batches
+from proard.config import DataConfig
+from proard.data import load_data
+from proard.device import resolve_device
+from proard.errors import UserError
+from proard.export import CARD, load_student
+from proard.run import Run
 from proard.supernet import require_calibrated
 
 Z_95 = 1.959964
@@ -95,3 +105,101 @@ def measure(
         for module, mode in modes:
             module.training = mode
     return Measurement(Accuracy(clean, total), {name: Accuracy(count, total) for name, count in robust.items()})
+
+
+def attack_as_dict(attack: PGD) -> dict[str, Any]:
+    """Name and full parameters of an attack, for JSON."""
+    parameters = asdict(attack)
+    parameters.pop("seed")  # calls pass a generator; its seed is recorded beside the result
+    return {"name": attack.name, **parameters, "step_size": attack.resolved_step_size}
+
+
+def attack_from_dict(values: dict[str, Any]) -> PGD:
+    """The attack that `attack_as_dict` described."""
+    options = {key: value for key, value in values.items() if key not in ("name", "threat")}
+    threat = {**values["threat"], "bounds": tuple(values["threat"]["bounds"])}
+    return PGD(ThreatModel(**threat), **options)
+
+
+def named_attack(name: str, threat: ThreatModel) -> PGD:
+    """``fgsm``, or ``pgdN`` for N steps of 2.5 eps / N; ``pgdNxR`` has R restarts.
+
+    Raises:
+        UserError: another name.
+    """
+    if name == "fgsm":
+        return fgsm(threat)
+    match = re.fullmatch(r"pgd([1-9]\d*)(?:x([1-9]\d*))?", name)
+    if match is None:
+        raise UserError(f"--attack {name}: unknown; valid: fgsm, pgdN for N steps (pgd20), pgdNxR for R restarts (pgd20x5)")
+    return PGD(threat, steps=int(match[1]), restarts=int(match[2] or 1))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` measured of one student on test images.
+
+    Attributes:
+        path: the student directory.
+        card: its student.json.
+        measurement: clean accuracy, and robust accuracy by attack.
+    """
+
+    path: Path
+    card: dict[str, Any]
+    measurement: Measurement
+
+
+def evaluate(
+    path: str | Path,
+    attacks: Sequence[str] = (),
+    *,
+    limit: int | None = None,
+    data_root: str | Path | None = None,
+    device: str = "auto",
+) -> list[Evaluation]:
+    """Measure students on the test split of the data they were made for.
+
+    Args:
+        path: a student directory, or a run directory for all students in it.
+        attacks: such as ``pgd20``; default those in the student's card, with which it repeats the card's numbers.
+        limit: use a stratified subset of this many test images; default as in the card.
+        data_root: where the images are on this machine; default where they were.
+        device: ``auto``, ``cpu``, ``cuda``.
+
+    Raises:
+        UserError: no student there, a damaged one, an unknown attack, images that cannot be found.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit}: must be at least 1")
+    folders = _student_directories(Path(path))
+    where = resolve_device(device)
+    results = []
+    for folder in folders:
+        student = load_student(folder).to(where)
+        card: dict[str, Any] = student.card  # type: ignore[assignment]
+        settings = {**card["data"], **({} if data_root is None else {"root": data_root})}
+        data = load_data(DataConfig.model_validate(settings))
+        if data.class_names != tuple(card["classes"]):
+            raise UserError(f"student {folder}: the data at {data_root or settings['root']} have other classes than its card")
+        recorded = card["evaluation"]
+        threat = attack_from_dict(recorded["robust"][0]["attack"]).threat
+        chosen = [named_attack(name, threat) for name in attacks] or [
+            attack_from_dict(robust["attack"]) for robust in recorded["robust"]
+        ]
+        images = data.test.subset(limit if limit is not None else recorded["limit"], recorded["seed"])
+        batches = evaluation_batches(images, data.input_shape, where)
+        result = measure(student, batches, {attack.name: attack for attack in chosen}, seed=recorded["seed"])
+        results.append(Evaluation(folder, card, result))
+    return results
+
+
+def _student_directories(path: Path) -> list[Path]:
+    if (path / CARD).is_file():
+        return [path]
+    if Run(path).config_file.is_file():
+        found = sorted(file.parent for file in Run(path).students.glob(f"*/{CARD}"))
+        if not found:
+            raise UserError(f"run {path}: no students in it yet; 'proard extract --run {path} --flops 100M' cuts one out")
+        return found
+    raise UserError(f"{path}: neither a student directory (with {CARD}) nor a run directory (with config.yaml)")

@@ -40,6 +40,10 @@ class Registry(Generic[T]):
         """All registered names, sorted."""
         return sorted(self._entries)
 
+    def name_of(self, thing: T) -> str:
+        """The name under which the class of ``thing`` is registered."""
+        return next(name for name, entry in self._entries.items() if entry is type(thing))
+
     def build(self, name: str, options: Mapping[str, Any], *, where: str = "", **fixed: Any) -> T:
         """Construct the entry called ``name``.
 

@@ -1,0 +1,182 @@
+"""The command line: one function per command, which parses, calls one public function, and prints.
+
+Nothing here imports torch before a command runs, so that ``proard --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from proard import __version__
+from proard.errors import UserError
+
+if TYPE_CHECKING:
+    from proard.evaluation import Accuracy
+
+app = typer.Typer(
+    name="proard",
+    help="Train one weight-sharing network by adversarial distillation, then cut a robust student out of it for any budget.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Run directory; default the newest in runs/.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Plain lines instead of a progress bar.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(f"proard {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    config: Annotated[str | None, typer.Option(metavar="NAME|PATH", help="A file, or a packaged configuration.")] = None,
+    set_: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.")] = [],  # noqa: B006
+    scale_epochs: Annotated[float | None, typer.Option(metavar="FACTOR", help="Make every phase this much as long.")] = None,
+    run: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write; default runs/<config>-<time>.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a supernet."""
+    from proard.training import train
+
+    path = train(config, run=run, overrides=set_, scale_epochs=scale_epochs, resume=resume, quiet=quiet)
+    print(f"trained: {path}\nnext:    proard extract --run {path} --flops 100M")
+
+
+@app.command()
+def extract(
+    flops: Annotated[list[str], typer.Option(metavar="N", help="Multiply-adds, such as 100M; repeatable.")] = [],  # noqa: B006
+    params: Annotated[list[str], typer.Option(metavar="N", help="Parameters, such as 2M.")] = [],  # noqa: B006
+    memory: Annotated[list[str], typer.Option(metavar="BYTES", help="Peak activations, float32, such as 256KB.")] = [],  # noqa: B006
+    size: Annotated[list[str], typer.Option(metavar="BYTES", help="The weight file, such as 1MB.")] = [],  # noqa: B006
+    run: RunOption = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write; default the run's students/.")] = None,
+    prefer: Annotated[str, typer.Option(metavar="robust|clean|balanced", help="Which accuracy decides.")] = "robust",
+    format_: Annotated[list[str], typer.Option("--format", metavar="FORMAT", help="Also write onnx; repeatable.")] = [],  # noqa: B006
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Cut the best student for each budget out of a trained supernet."""
+    from proard.budgets import parse_budgets
+
+    budgets = parse_budgets({"flops": flops, "params": params, "memory": memory, "size": size})
+    if prefer not in ("robust", "clean", "balanced"):
+        raise UserError(f"--prefer {prefer}: valid: robust, clean, balanced")
+
+    from proard.evaluation import Accuracy
+    from proard.extraction import extract
+
+    students = extract(budgets, run=run, out=out, prefer=prefer, formats=format_, quiet=quiet)  # type: ignore[arg-type]
+    if as_json:
+        print(json.dumps([{"path": str(student.path), **student.card} for student in students], indent=1))
+        return
+    rows = []
+    for student in students:
+        evaluation = student.card["evaluation"]
+        accuracies = {"clean": evaluation["clean"], **{r["attack"]["name"]: r for r in evaluation["robust"]}}
+        measured = {name: Accuracy(value["correct"], value["images"]) for name, value in accuracies.items()}
+        rows.append(_row(student.card, student.path, measured))
+    _print_table(rows)
+    print(f"next:    proard evaluate {students[-1].path} --attack pgd50x5")
+
+
+@app.command()
+def evaluate(
+    path: Annotated[Path, typer.Argument(metavar="STUDENT_DIR|RUN_DIR", help="A student, or a run for all of its students.")],
+    attack: Annotated[list[str], typer.Option(metavar="NAME", help="fgsm, pgd20, pgd20x5 ...; repeatable.")] = [],  # noqa: B006
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Use this many test images.")] = None,
+    data_root: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the images are on this machine.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure a student directory on the test split; without --attack, repeat the numbers of its card."""
+    from proard.evaluation import evaluate
+
+    results = evaluate(path, attack, limit=limit, data_root=data_root, device=device)
+    if as_json:
+        accuracies = [{"clean": r.measurement.clean, **r.measurement.robust} for r in results]
+        plain = [{name: accuracy.as_dict() for name, accuracy in measured.items()} for measured in accuracies]
+        print(json.dumps([{"path": str(r.path), **p} for r, p in zip(results, plain, strict=True)], indent=1))
+        return
+    _print_table([_row(r.card, r.path, {"clean": r.measurement.clean, **r.measurement.robust}) for r in results])
+
+
+@app.command()
+def configs(name: Annotated[str | None, typer.Argument(help="Print this one.")] = None) -> None:
+    """List the packaged configurations, or print one."""
+    from proard.config import find_config, packaged_configs
+
+    if name is not None:
+        print(find_config(name).read_text(encoding="utf-8"), end="")
+        return
+    for file, path in packaged_configs().items():
+        lines = [line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines()[1:] if line.startswith("# ")]
+        print(f"{file:<20} {lines[0] if lines else ''}")
+
+
+def _row(card: dict[str, Any], path: Path, accuracies: dict[str, Accuracy]) -> dict[str, str]:
+    """One line of a table: what the student costs, and its accuracies in per cent with the 95 % interval."""
+    from proard.budgets import short
+
+    row = {
+        "student": path.name,
+        "multiply-adds": short(card["multiply_adds"]),
+        "parameters": short(card["parameters"]),
+    }
+    for name, accuracy in accuracies.items():
+        low, high = accuracy.interval
+        row[f"{name} %"] = f"{100 * accuracy.value:.1f} ({100 * low:.1f}-{100 * high:.1f})"
+    row["images"] = str(accuracies["clean"].total)
+    return row
+
+
+def _print_table(rows: Sequence[dict[str, str]]) -> None:
+    """Aligned columns; the header says what FLOPs are."""
+    print("test accuracy with 95 % interval; 1 multiply-add = 1 FLOP")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    widths = {name: max(len(name), *(len(row.get(name, "")) for row in rows)) for name in names}
+    for row in [{name: name for name in names}, *rows]:
+        print("  ".join(row.get(name, "").ljust(widths[name]) for name in names).rstrip())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and leave with its exit code: 0 done, 2 the input is wrong, 130 on Ctrl-C, 1 anything else."""
+    usage_error: Any = typer.BadParameter.__base__  # of click, or of the copy of it that newer typer versions carry
+    try:
+        code = app(args=arguments, prog_name="proard", standalone_mode=False)
+    except UserError as error:
+        code = _fail(str(error), 2)
+    except usage_error as error:
+        code = _fail(f"{error.format_message()} (see 'proard --help')", 2)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        code = _fail(str(error) or "interrupted", getattr(error, "exit_code", 130))
+    except RuntimeError as error:
+        if type(error).__name__ != "TrainingDiverged":
+            raise
+        code = _fail(str(error), 1)
+    except OSError as error:
+        code = _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
+    sys.exit(code or 0)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"proard: {' '.join(message.split())}", file=sys.stderr)
+    return code

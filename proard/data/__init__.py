@@ -1,0 +1,20 @@
+"""Images: read, split, put in batches and augmented.
+
+``load_data`` gives the three splits of a configured set as :class:`ImageSet`; a set yields batches for lists of
+indices, which ``epoch_batches`` and ``sequential_batches`` make; ``augment`` changes a training batch on its device.
+"""
+
+from proard.data.augmentation import augment
+from proard.data.batches import epoch_batches, sequential_batches
+from proard.data.images import ImageSet, StreamedImageSet
+from proard.data.splits import DataSplits, load_data
+
+__all__ = [
+    "DataSplits",
+    "ImageSet",
+    "StreamedImageSet",
+    "augment",
+    "epoch_batches",
+    "load_data",
+    "sequential_batches",
+]

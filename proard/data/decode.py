@@ -1,0 +1,80 @@
+"""Image files to arrays of bytes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from proard.errors import UserError
+
+Bytes = NDArray[np.uint8]
+
+
+def decode_image(path: Path, size: int) -> Bytes:
+    """Read one image as RGB, scale its shorter side to ``size`` and keep the centre square.
+
+    An image that needs no scaling is not resampled. Transparency is dropped; 16-bit grey keeps its upper 8 bits.
+
+    Returns:
+        uint8 (3, size, size).
+
+    Raises:
+        UserError: Pillow cannot read the file; names it.
+    """
+    try:
+        with Image.open(path) as opened:
+            image = _to_rgb(opened)
+    except Exception as error:  # Pillow's decoders raise many types on broken files: SyntaxError, struct.error, ...
+        reason = " ".join(str(error).split())
+        raise UserError(f"image {path}: cannot be read ({reason}); replace or remove the file") from error
+    side = min(image.size)
+    left, top = ((length - side) // 2 for length in image.size)
+    square = (left, top, left + side, top + side)
+    # The box lets the filter see beyond the square's edge, as scaling first and cropping afterwards would.
+    image = image.crop(square) if side == size else image.resize((size, size), Image.Resampling.BICUBIC, box=square)
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def decode_files(folder: Path, files: Sequence[str], size: int) -> Bytes:
+    """Read many images, with a progress bar if standard error is a terminal.
+
+    Returns:
+        uint8 (N, 3, size, size), in the order of ``files``.
+
+    Raises:
+        UserError: as :func:`decode_image`.
+    """
+    pixels = np.empty((len(files), 3, size, size), dtype=np.uint8)
+
+    def decode(indices: range) -> int:
+        for index in indices:
+            pixels[index] = decode_image(folder / files[index], size)
+        return len(indices)
+
+    chunks = [range(start, min(start + 64, len(files))) for start in range(0, len(files), 64)]
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    try:
+        with tqdm(total=len(files), desc=f"reading {folder}", unit="image", disable=None) as progress:
+            for done in pool.map(decode, chunks):
+                progress.update(done)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, do not decode the rest first
+    return pixels
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    # Older Pillow opens a PNG of 16 bits as "I".
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are of type '{image.mode}', which has no known range; save it with 8 bits")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns about some palettes
+    return image.convert("RGB")

@@ -1,0 +1,143 @@
+"""Labelled images that yield batches: held in memory as bytes, or decoded from files while they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from proard.data.decode import decode_image
+from proard.data.stratify import stratified_sample
+from proard.errors import UserError
+
+
+class ImageSet:
+    """Images in memory, on one device.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,), classes from 0.
+
+    Attributes:
+        labels: int64 (N,), always on the CPU.
+    """
+
+    labels: Tensor
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4 or labels.dtype != torch.int64 or len(labels) != len(images):
+            raise ValueError(
+                f"expected uint8 (N, C, H, W) and int64 (N,), got {images.dtype} {tuple(images.shape)} "
+                f"and {labels.dtype} {tuple(labels.shape)}"
+            )
+        self.labels = labels.cpu()
+        self._images = images
+        self._labels = labels.to(images.device)  # beside the images, so that a batch is made where they are
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """The same set with its bytes on ``device``; batches for that device are then made without a transfer."""
+        return ImageSet(self._images.to(device), self.labels)
+
+    def select(self, indices: Tensor) -> ImageSet:
+        """The images at ``indices`` (int64 (M,)), in that order."""
+        return ImageSet(self._images[indices.to(self._images.device)], self.labels[indices])
+
+    def subset(self, count: int | None, seed: int) -> ImageSet:
+        """A stratified random part of ``count`` images, in random order; the set itself if it has no more than that."""
+        if count is None or count >= len(self):
+            return self
+        generator = np.random.default_rng(seed)
+        return self.select(torch.from_numpy(stratified_sample(self.labels.numpy(), count, generator)))
+
+    def batches(
+        self, batches_of_indices: Iterable[Tensor], device: torch.device | str
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Read the images in the given order.
+
+        Args:
+            batches_of_indices: int64 tensors (B,), as from ``epoch_batches``.
+            device: where the batches are wanted.
+
+        Yields:
+            Images, float32 (B, C, H, W) in [0, 1], and labels, int64 (B,), both on ``device``.
+        """
+        for indices in batches_of_indices:
+            here = indices.to(self._images.device, non_blocking=True)
+            yield _as_batch(self._images[here], self._labels[here], torch.device(device))
+
+
+class StreamedImageSet(ImageSet):
+    """Images of a set too large for memory, decoded by worker processes when a batch asks for them.
+
+    Args:
+        folder: what the file names are relative to.
+        files: N file names.
+        labels: int64 (N,), classes from 0.
+        size: side in pixels to which the images are resized.
+        workers: processes that decode; 0 decodes in this one.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[str], labels: Tensor, size: int, workers: int) -> None:
+        # The base class's constructor is for images in memory, which is what this class avoids.
+        self.labels = labels
+        self._files = _Files(folder, files, labels, size)
+        self._workers = workers
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """The set itself: it does not fit."""
+        return self
+
+    def select(self, indices: Tensor) -> ImageSet:
+        """The images at ``indices`` (int64 (M,)), in that order."""
+        files = [self._files.files[index] for index in indices.tolist()]
+        return StreamedImageSet(self._files.folder, files, self.labels[indices], self._files.size, self._workers)
+
+    def batches(
+        self, batches_of_indices: Iterable[Tensor], device: torch.device | str
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Read the images in the given order; as :meth:`ImageSet.batches`.
+
+        Raises:
+            UserError: an image cannot be read; names the file.
+        """
+        device = torch.device(device)
+        loader: DataLoader[tuple[Tensor, Tensor] | str] = DataLoader(
+            self._files,
+            batch_size=None,  # one index batch is one item of the dataset, so a worker returns a whole batch
+            sampler=batches_of_indices,
+            num_workers=self._workers,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # else the loader would draw from the global random state
+        )
+        for batch in loader:
+            if isinstance(batch, str):
+                raise UserError(batch)
+            images, labels = batch
+            yield _as_batch(images, labels, device)
+
+
+class _Files(Dataset[tuple[Tensor, Tensor] | str]):
+    """What a worker process needs: index batch -> bytes (B, 3, size, size) and labels (B,), or an error line."""
+
+    def __init__(self, folder: Path, files: Sequence[str], labels: Tensor, size: int) -> None:
+        self.folder, self.files, self.labels, self.size = folder, files, labels, size
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor] | str:
+        try:
+            pixels = np.stack([decode_image(self.folder / self.files[index], self.size) for index in indices.tolist()])
+        except UserError as error:
+            return str(error)  # raised in a worker, it would arrive wrapped in a traceback
+        return torch.from_numpy(pixels), self.labels[indices]
+
+
+def _as_batch(images: Tensor, labels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Bytes (B, C, H, W) to floats in [0, 1]; they travel as bytes."""
+    images, labels = (tensor.to(device, non_blocking=True) for tensor in (images, labels))
+    return images.to(torch.float32).div_(255), labels

@@ -1,0 +1,187 @@
+"""The known sets: a name to a function that reads training images, test images and class names.
+
+Nothing is fetched from the network unless the configuration says ``download: true``, and then only what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from proard.config import DataConfig
+from proard.data.folder import load_image_folder
+from proard.data.images import ImageSet
+from proard.data.stratify import stratified_sample
+from proard.errors import UserError
+
+Loaded = tuple[ImageSet, ImageSet, tuple[str, ...]]
+
+DOWNLOAD_TIME_OUT = 20.0  # seconds without an answer
+
+
+def default_root() -> Path:
+    """Where files are looked for when ``data.root`` is not set: $PROARD_DATA, else ~/.cache/proard/data."""
+    place = os.environ.get("PROARD_DATA")
+    return Path(place) if place else Path.home() / ".cache" / "proard" / "data"
+
+
+def load_digits(config: DataConfig) -> Loaded:
+    """The 1797 digits, 8 x 8 grey, that come with scikit-learn; a fixed fifth of each class is the test split."""
+    from sklearn import datasets
+
+    digits = datasets.load_digits()
+    labels = digits.target.astype(np.int64)
+    images = torch.from_numpy(np.round(digits.images * 255 / 16).astype(np.uint8))[:, None]
+    is_test = np.zeros(len(labels), dtype=bool)
+    # The seed is part of the set's definition: the test split is the same for every split_seed.
+    is_test[stratified_sample(labels, len(labels) // 5, np.random.default_rng(0))] = True
+    whole = ImageSet(images, torch.from_numpy(labels))
+    train, test = (whole.select(torch.from_numpy(np.flatnonzero(chosen))) for chosen in (~is_test, is_test))
+    return train, test, tuple(str(digit) for digit in range(10))
+
+
+@dataclass(frozen=True)
+class TorchvisionSet:
+    """A set that torchvision reads and fetches.
+
+    Attributes:
+        dataset: its class in ``torchvision.datasets``.
+        folder: of its files, relative to the root.
+        files: their names.
+        archives: what they come in, relative to the root; empty if they come as they are.
+        splits: arguments that choose the training and the test split.
+    """
+
+    dataset: str
+    folder: str
+    files: tuple[str, ...]
+    archives: tuple[str, ...] = ()
+    splits: tuple[dict[str, Any], dict[str, Any]] = ({"train": True}, {"train": False})
+
+    def __call__(self, config: DataConfig) -> Loaded:
+        """Read the set.
+
+        Raises:
+            UserError: files are missing, cannot be fetched, or are corrupt.
+        """
+        root = (config.root or default_root()).expanduser()
+        folder = root / self.folder
+        if self._missing(folder) and not config.download:
+            self._unpack(config.name, root)
+        missing = self._missing(folder)
+        if missing and not config.download:
+            raise UserError(
+                f"data {config.name}: {folder} has no {missing[0]}; put the set's files there, "
+                "or set data.root to where they are, or data.download=true to fetch them"
+            )
+        try:
+            with _fetching():
+                train, test = (self._read(root, split, download=bool(missing)) for split in self.splits)
+        except Exception as error:  # network, disk, archive and parser errors share no base class
+            reason = " ".join(str(error).split()) or type(error).__name__
+            if missing:
+                raise UserError(
+                    f"data {config.name}: download failed ({reason}); try again, or put its files "
+                    f"({', '.join(self.archives or self.files)}) into {root} by hand"
+                ) from error
+            raise UserError(
+                f"data {config.name}: the files in {folder} are corrupt ({reason}); "
+                "remove them, then put good ones there or set data.download=true"
+            ) from error
+        return train[0], test[0], train[1]
+
+    def _missing(self, folder: Path) -> list[str]:
+        return [name for name in self.files if not (folder / name).is_file()]
+
+    def _unpack(self, name: str, root: Path) -> None:
+        """Unpack archives that someone put there by hand; aside at first, so that no file is ever half there."""
+        from torchvision.datasets.utils import extract_archive
+
+        for archive in (root / part for part in self.archives):
+            if not archive.is_file():
+                continue
+            try:
+                with tempfile.TemporaryDirectory(prefix=".tmp-", dir=root) as aside:
+                    extract_archive(str(archive), aside)
+                    (root / self.folder).mkdir(exist_ok=True)
+                    for path in Path(aside).rglob("*"):
+                        if path.name in self.files:
+                            os.replace(path, root / self.folder / path.name)
+            except Exception as error:  # read-only folder, truncated archive, ...
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise UserError(
+                    f"data {name}: {archive} cannot be unpacked ({reason}); unpack it by hand, or get a good copy"
+                ) from error
+
+    def _read(self, root: Path, split: dict[str, Any], download: bool) -> tuple[ImageSet, tuple[str, ...]]:
+        from torchvision import datasets
+
+        source = getattr(datasets, self.dataset)(root, download=download, **split)
+        labels = torch.as_tensor(np.asarray(source.targets if hasattr(source, "targets") else source.labels)).long()
+        names = tuple(getattr(source, "classes", [str(digit) for digit in range(10)]))
+        if not len(labels) or labels.min() < 0 or labels.max() >= len(names):
+            raise ValueError(f"labels are not from 0 to {len(names) - 1}")
+        return ImageSet(_channels_first(np.asarray(source.data)), labels), names
+
+
+def _channels_first(images: np.ndarray) -> torch.Tensor:
+    """Grey (N, H, W), or colour with the channels in any place, to (N, C, H, W)."""
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.shape[-1] == 3:
+        images = images.transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(images))
+
+
+@contextlib.contextmanager
+def _fetching() -> Iterator[None]:
+    """Network calls give up after a while, and what torchvision prints goes to standard error."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIME_OUT)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+_FASHION_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+
+SETS: dict[str, Callable[[DataConfig], Loaded]] = {
+    "digits": load_digits,
+    "fashion_mnist": TorchvisionSet(
+        dataset="FashionMNIST",
+        folder="FashionMNIST/raw",
+        files=_FASHION_FILES,
+        archives=tuple(f"FashionMNIST/raw/{name}.gz" for name in _FASHION_FILES),
+    ),
+    "cifar10": TorchvisionSet(
+        dataset="CIFAR10",
+        folder="cifar-10-batches-py",
+        files=(*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
+        archives=("cifar-10-python.tar.gz",),
+    ),
+    "cifar100": TorchvisionSet(
+        dataset="CIFAR100",
+        folder="cifar-100-python",
+        files=("train", "test", "meta"),
+        archives=("cifar-100-python.tar.gz",),
+    ),
+    "svhn": TorchvisionSet(
+        dataset="SVHN",
+        folder=".",
+        files=("train_32x32.mat", "test_32x32.mat"),
+        splits=({"split": "train"}, {"split": "test"}),
+    ),
+    "image_folder": load_image_folder,
+}

@@ -1,0 +1,121 @@
+"""The three splits of a set.
+
+Validation images are carved from the training images; everything that is chosen or tuned is chosen on them. The test
+split is the set's own, complete.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from proard.config import DataConfig
+from proard.data.batches import sequential_batches
+from proard.data.images import ImageSet, StreamedImageSet
+from proard.data.sets import SETS
+from proard.data.stratify import Integers, class_quotas, draw_per_class, stratified_sample
+from proard.errors import UserError
+
+SMALLEST_STD = 1e-3  # of a channel that hardly varies: normalisation divides by it
+STREAMED_SAMPLE = 4096  # images from which a streamed set's mean and std are measured
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """Images to train on, to choose by, and to report on.
+
+    Attributes:
+        train: training images, without those held out.
+        validation: held out of the training images, stratified.
+        test: the set's own test split.
+        class_names: the name of each label.
+        input_shape: (C, H, W) of an image.
+        mean: of each channel over the training images, which are in [0, 1].
+        std: likewise, at least ``SMALLEST_STD``.
+    """
+
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """How many labels there are."""
+        return len(self.class_names)
+
+
+def load_data(config: DataConfig) -> DataSplits:
+    """Read a set and split it.
+
+    Raises:
+        UserError: files are missing or corrupt, the limit is too small; one line that says where and what to do.
+    """
+    images, test, class_names = SETS[config.name](config)
+    train_indices, validation_indices = split_indices(images.labels.numpy(), len(class_names), config)
+    train = images.select(torch.from_numpy(train_indices))
+    sample = train.subset(STREAMED_SAMPLE, config.split_seed) if isinstance(train, StreamedImageSet) else train
+    input_shape, mean, std = _measure(sample)
+    return DataSplits(
+        train=train,
+        validation=images.select(torch.from_numpy(validation_indices)),
+        test=test,
+        class_names=class_names,
+        input_shape=input_shape,
+        mean=mean,
+        std=std,
+    )
+
+
+def split_indices(labels: Integers, classes: int, config: DataConfig) -> tuple[Integers, Integers]:
+    """Which of a set's training images train and which validate.
+
+    Args:
+        labels: int64 (N,).
+        classes: number of classes.
+        config: ``limit``, ``validation`` and ``split_seed`` are used.
+
+    Returns:
+        Two disjoint lists of indices in random order, together ``limit`` or N images. Every class with at least two
+        images is in both.
+
+    Raises:
+        UserError: too few images to split.
+    """
+    chosen = np.arange(len(labels))
+    if config.limit is not None and config.limit < len(labels):
+        if config.limit < 2 * classes:
+            raise UserError(
+                f"data.limit {config.limit}: too few for {classes} classes, which need one training and one validation "
+                f"image each; set it to at least {2 * classes}"
+            )
+        chosen = np.sort(stratified_sample(labels, config.limit, np.random.default_rng((config.split_seed, 0))))
+    kept = labels[chosen]
+    sizes = np.bincount(kept, minlength=classes)
+    most = np.maximum(sizes - 1, 0)  # each class keeps an image to train on, and gives one if it has two
+    quotas = class_quotas(sizes, round(config.validation * len(kept)), np.minimum(most, 1), most)
+    if not quotas.any():
+        raise UserError(f"data {config.name}: no class has two training images, so none can be held out for validation")
+    generator = np.random.default_rng((config.split_seed, 1))
+    held_out = draw_per_class(kept, quotas, generator)
+    rest = np.setdiff1d(np.arange(len(kept)), held_out)
+    return chosen[generator.permutation(rest)], chosen[held_out]
+
+
+def _measure(images: ImageSet) -> tuple[tuple[int, int, int], tuple[float, ...], tuple[float, ...]]:
+    """Shape of the images, and mean and standard deviation of each channel."""
+    total = squares = torch.zeros((), dtype=torch.float64)
+    pixels = 0
+    for batch, _ in images.batches(sequential_batches(len(images), 512), "cpu"):
+        total = total + batch.sum((0, 2, 3), dtype=torch.float64)
+        squares = squares + batch.square().sum((0, 2, 3), dtype=torch.float64)
+        pixels += batch[:, 0].numel()
+        _, channels, height, width = batch.shape
+    mean = total / pixels
+    std = (squares / pixels - mean.square()).clamp_min(0).sqrt().clamp_min(SMALLEST_STD)
+    return (channels, height, width), tuple(mean.tolist()), tuple(std.tolist())

@@ -1,0 +1,177 @@
+"""The `extract` command: the best student within each budget, measured and written as a student directory."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from proard.attacks import PGD
+from proard.budgets import Budget
+from proard.build import calibration_batches, check_phases, evaluation_batches, pgd, supernet_for, threat_model
+from proard.config import Config
+from proard.data import DataSplits, load_data
+from proard.device import resolve_device
+from proard.energy import EnergyMeter
+from proard.evaluation import Measurement, attack_as_dict, measure
+from proard.export import check_formats, describe, write_student
+from proard.run import Run, environment
+from proard.search import Label, choose
+from proard.search.selection import Prefer
+from proard.supernet import Architecture, Supernet
+from proard.training.checkpoint import load_checkpoint
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """A student that was written.
+
+    Attributes:
+        path: its directory.
+        card: its student.json, without checksums.
+    """
+
+    path: Path
+    card: dict[str, Any]
+
+
+def extract(
+    budgets: Sequence[Budget | tuple[str, str]] | Budget | None = None,
+    *,
+    flops: str | float | None = None,
+    params: str | float | None = None,
+    memory: str | float | None = None,
+    size: str | float | None = None,
+    run: str | Path | None = None,
+    out: str | Path | None = None,
+    prefer: Prefer = "robust",
+    formats: Sequence[str] = (),
+    quiet: bool = False,
+) -> list[Extracted]:
+    """Choose a student for every budget on validation images, calibrate it, measure it on test images, and write it.
+
+    Args:
+        budgets: any number of `Budget`s, or pairs such as ``("flops", "100M")``.
+        flops: a budget of multiply-adds, such as ``"100M"``; likewise ``params``, ``memory`` (peak activation bytes) and
+            ``size`` (bytes of weights).
+        run: the run directory; default the newest in ``runs/``.
+        out: where to write; default the run's ``students/``.
+        prefer: which accuracy decides.
+        formats: further formats, such as ``onnx``.
+        quiet: no progress bar.
+
+    Raises:
+        UserError: no run, no budget, a budget below the smallest student, an unknown format.
+    """
+    wanted = [budgets] if isinstance(budgets, Budget) else list(budgets or [])
+    limits = [b if isinstance(b, Budget) else Budget.parse(*b) for b in wanted]
+    named = {"flops": flops, "params": params, "memory": memory, "size": size}
+    limits += [Budget.parse(kind, text) for kind, text in named.items() if text is not None]
+    check_formats(formats)
+    directory = Run.find(run)
+    extractor = Extractor(directory, quiet)
+    for budget in limits:
+        budget.check(extractor.supernet.space.cost(extractor.supernet.space.smallest()))
+    with EnergyMeter(extractor.config.energy, directory.energy, "extract"):
+        return [
+            extractor.write(budget, Path(out) if out is not None else directory.students, prefer, formats)
+            for budget in limits
+        ]
+
+
+class Extractor:
+    """Cuts students out of a trained run; labels measured for one budget are used for the next.
+
+    Args:
+        run: with a checkpoint.
+        quiet: no progress bar.
+    """
+
+    def __init__(self, run: Run, quiet: bool = False) -> None:
+        self.run, self.quiet = run, quiet
+        self.config: Config = run.config()
+        self.device = resolve_device(self.config.device)
+        if self.config.threads is not None:
+            torch.set_num_threads(self.config.threads)
+        state = load_checkpoint(run.checkpoint)
+        self.finished = state["finished"]
+        self.data: DataSplits = load_data(self.config.data)
+        self.supernet: Supernet = supernet_for(self.config, self.data)
+        check_phases(self.config, self.supernet.space)
+        self.supernet.load_state_dict(state["best"]["weights"] if state["best"] else state["supernet"])
+        self.supernet.to(self.device)
+        self.calibration = calibration_batches(self.config, self.data, self.device)
+        self.labels: dict[Architecture, Label] = {}
+
+    def choose(self, budget: Budget, prefer: Prefer) -> Architecture:
+        """The best architecture within the budget, by accuracy on validation images."""
+        settings, space = self.config.search, self.supernet.space
+        attack = pgd(settings.attack, threat_model(self.config), "search.attack")
+        images = self.data.validation.subset(settings.images, self.config.seed)
+        batches = list(evaluation_batches(images, self.data.input_shape, self.device))
+        bar = tqdm(
+            desc=f"choosing for {budget.name}",
+            total=settings.candidates + settings.mutations,
+            unit="student",
+            disable=None if not self.quiet else True,
+            leave=False,
+        )
+
+        def label(architecture: Architecture) -> Label:
+            student = self.supernet.extract(architecture, self.calibration)
+            result = measure(student, batches, {"attack": attack}, seed=self.config.seed)
+            bar.update()
+            return Label(result.clean.value, result.robust["attack"].value)
+
+        with bar:
+            return choose(
+                space,
+                lambda architecture: budget.admits(space.cost(architecture)),
+                label,
+                random.Random(self.config.seed),
+                candidates=settings.candidates,
+                mutations=settings.mutations,
+                prefer=prefer,
+                known=self.labels,
+            )
+
+    def write(self, budget: Budget, out: Path, prefer: Prefer, formats: Sequence[str]) -> Extracted:
+        """Choose, calibrate, measure on the test split, and write the student directory."""
+        architecture = self.choose(budget, prefer)
+        student = self.supernet.extract(architecture, self.calibration)
+        attack = pgd(self.config.evaluation.attack, threat_model(self.config), "evaluation.attack")
+        images = self.data.test.subset(self.config.evaluation.limit, self.config.seed)
+        batches = evaluation_batches(images, self.data.input_shape, self.device)
+        result = measure(student, batches, {attack.name: attack}, seed=self.config.seed)
+        card = self._card(budget, architecture, result, attack)
+        path = out / budget.name
+        write_student(path, student, card, formats)
+        return Extracted(path, card)
+
+    def _card(self, budget: Budget, architecture: Architecture, result: Measurement, attack: PGD) -> dict[str, Any]:
+        threat = attack.threat
+        versions = environment()
+        return {
+            **describe(self.supernet.family, architecture),
+            "classes": list(self.data.class_names),
+            "budget": {"kind": budget.kind, "limit": budget.limit, "text": budget.text},
+            "threat_model": {"norm": threat.norm, "eps": threat.eps, "bounds": list(threat.bounds)},
+            "clean_accuracy": result.clean.value,
+            "robust_accuracy": result.robust[attack.name].value,
+            "evaluation": {
+                "split": "test",
+                "seed": self.config.seed,
+                "limit": self.config.evaluation.limit,
+                "clean": result.clean.as_dict(),
+                "robust": [{"attack": attack_as_dict(attack), **result.robust[attack.name].as_dict()}],
+            },
+            "data": json.loads(self.config.data.model_dump_json(exclude={"augmentation"})),
+            "supernet_finished": self.finished,
+            "versions": {key: versions[key] for key in ("proard", "torch", "torchvision", "python", "git_commit")},
+        }

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Everything that is checked: bash scripts/test.sh [PYTEST OPTIONS]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/environment.sh
+
+make_environment dev
+.venv/bin/python -m ruff check .
+.venv/bin/python -m mypy
+.venv/bin/python -m pytest "$@"
