@@ -37,8 +37,8 @@ class Budget:
     """An upper limit on one cost of a student.
 
     Attributes:
-        kind: ``flops`` (multiply-adds), ``params``, ``memory`` (peak activations, float32, batch 1) or ``size`` (bytes of
-            the float32 weight file).
+        kind: ``flops`` (multiply-adds), ``params``, ``memory`` (peak activations, float32, batch 1) or ``size`` (bytes
+            of the float32 weight file).
         limit: the largest admissible value.
         text: as the user wrote it.
     """

@@ -104,14 +104,20 @@ def check_phases(config: Config, space: SearchSpace) -> None:
         phase_sampler(config, index, space)
         if index == 0 and objective.needs_teacher and config.teacher.mode == "frozen":
             raise UserError(
-                f"phases.0: '{phase.name}' distils from a frozen teacher, but no phase before it trains one; begin with a "
-                "phase of objective trades, or set teacher.mode=joint"
+                f"phases.0: '{phase.name}' distils from a frozen teacher, but no phase before it trains one; "
+                "begin with a phase of objective trades, or set teacher.mode=joint"
             )
         if phase.warmup_epochs >= phase.epochs:
-            raise UserError(f"phases.{index}: warmup_epochs {phase.warmup_epochs:g} must be less than epochs {phase.epochs}")
+            raise UserError(
+                f"phases.{index}: warmup_epochs {phase.warmup_epochs:g} must be less than epochs {phase.epochs}"
+            )
     if config.teacher.mode == "joint":
         joint_objective(config)
-    for where, attack in (("validation", config.validation), ("search", config.search), ("evaluation", config.evaluation)):
+    for where, attack in (
+        ("validation", config.validation),
+        ("search", config.search),
+        ("evaluation", config.evaluation),
+    ):
         pgd(attack.attack, threat_model(config), f"{where}.attack")
 
 

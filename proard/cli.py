@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="proard",
-    help="Train one weight-sharing network by adversarial distillation, then cut a robust student out of it for any budget.",
+    help="Train one weight-sharing network by adversarial distillation, "
+    "then cut a robust student out of it for any budget.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
-RunOption = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Run directory; default the newest in runs/.")]
+RunOption = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", help="Run directory; default the newest in runs/.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Plain lines instead of a progress bar.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -40,17 +43,25 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
 
 @app.command()
 def train(
-    config: Annotated[str | None, typer.Option(metavar="NAME|PATH", help="A file, or a packaged configuration.")] = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="NAME|PATH", help="A file, or a packaged configuration.")
+    ] = None,
     set_: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.")] = [],  # noqa: B006
-    scale_epochs: Annotated[float | None, typer.Option(metavar="FACTOR", help="Make every phase this much as long.")] = None,
-    run: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write; default runs/<config>-<time>.")] = None,
+    scale_epochs: Annotated[
+        float | None, typer.Option(metavar="FACTOR", help="Make every phase this much as long.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to write; default runs/<config>-<time>.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -68,7 +79,9 @@ def extract(
     memory: Annotated[list[str], typer.Option(metavar="BYTES", help="Peak activations, float32, such as 256KB.")] = [],  # noqa: B006
     size: Annotated[list[str], typer.Option(metavar="BYTES", help="The weight file, such as 1MB.")] = [],  # noqa: B006
     run: RunOption = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write; default the run's students/.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to write; default the run's students/.")
+    ] = None,
     prefer: Annotated[str, typer.Option(metavar="robust|clean|balanced", help="Which accuracy decides.")] = "robust",
     format_: Annotated[list[str], typer.Option("--format", metavar="FORMAT", help="Also write onnx; repeatable.")] = [],  # noqa: B006
     quiet: Quiet = False,
@@ -100,7 +113,9 @@ def extract(
 
 @app.command()
 def evaluate(
-    path: Annotated[Path, typer.Argument(metavar="STUDENT_DIR|RUN_DIR", help="A student, or a run for all of its students.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="STUDENT_DIR|RUN_DIR", help="A student, or a run for all of its students.")
+    ],
     attack: Annotated[list[str], typer.Option(metavar="NAME", help="fgsm, pgd20, pgd20x5 ...; repeatable.")] = [],  # noqa: B006
     limit: Annotated[int | None, typer.Option(metavar="N", help="Use this many test images.")] = None,
     data_root: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the images are on this machine.")] = None,
@@ -128,7 +143,9 @@ def configs(name: Annotated[str | None, typer.Argument(help="Print this one.")] 
         print(find_config(name).read_text(encoding="utf-8"), end="")
         return
     for file, path in packaged_configs().items():
-        lines = [line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines()[1:] if line.startswith("# ")]
+        lines = [
+            line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines()[1:] if line.startswith("# ")
+        ]
         print(f"{file:<20} {lines[0] if lines else ''}")
 
 

@@ -1,8 +1,8 @@
 """The configuration of a run: its schema, and how it is read, overridden, checked and written.
 
-The schema is the pydantic models below; every key of a YAML file is one of their fields. An unknown key is an error that
-names the key, the file and line, and the nearest valid key. ``{name: ..., option: ...}`` sections (objectives, samplers,
-families) take the options of the Python class they name, and are checked against it by ``proard.registry``.
+The schema is the pydantic models below; every key of a YAML file is one of their fields. An unknown key is an error
+that names the key, the file and line, and the nearest valid key. ``{name: ..., option: ...}`` sections (objectives,
+samplers, families) take the options of the Python class they name, and are checked against it by ``proard.registry``.
 """
 
 from __future__ import annotations
@@ -117,7 +117,9 @@ class ThreatConfig(Section):
     @model_validator(mode="after")
     def _eps_within_the_images(self) -> ThreatConfig:
         if self.norm == "linf" and self.eps > 1:
-            raise ValueError(f"eps is {self.eps:g}, but images are in [0, 1]; for pixel values of 0-255 write {self.eps:g}/255")
+            raise ValueError(
+                f"eps is {self.eps:g}, but images are in [0, 1]; for pixel values of 0-255 write {self.eps:g}/255"
+            )
         return self
 
 
@@ -134,7 +136,9 @@ class TeacherConfig(Section):
     """Where distillation targets come from: the largest student, frozen after its own phase or trained jointly."""
 
     mode: Literal["frozen", "joint"] = "frozen"
-    objective: Component | None = Field(None, description="What the jointly trained teacher learns from; default trades.")
+    objective: Component | None = Field(
+        None, description="What the jointly trained teacher learns from; default trades."
+    )
 
     @model_validator(mode="after")
     def _objective_is_for_joint(self) -> TeacherConfig:
@@ -160,7 +164,9 @@ class OptimizerConfig(Section):
 
     name: Literal["sgd", "adamw"] = "sgd"
     momentum: Fraction = Field(0.9, description="Nesterov momentum of sgd; first-moment decay of adamw.")
-    weight_decay: NonNegative = Field(5e-4, description="Applied to weight matrices and kernels, not to batch norm or biases.")
+    weight_decay: NonNegative = Field(
+        5e-4, description="Applied to weight matrices and kernels, not to batch norm or biases."
+    )
     gradient_clip: Positive | None = Field(None, description="Largest l2 norm of a step's summed gradient.")
 
 
@@ -195,7 +201,9 @@ class EnergyConfig(Section):
 
     enabled: bool = True
     country: str | None = Field(
-        None, pattern="^[A-Z]{3}$", description="ISO code (FRA, USA ...) for kg CO2eq; default: the world average, stated."
+        None,
+        pattern="^[A-Z]{3}$",
+        description="ISO code (FRA, USA ...) for kg CO2eq; default: the world average, stated.",
     )
 
 
@@ -315,13 +323,16 @@ def _line_numbers(node: yaml.Node | None, at: Path_ = ()) -> dict[Path_, int]:
         for key, value in node.value:
             place = (*at, str(key.value))
             if place in lines:
-                raise yaml.YAMLError(f"key '{'.'.join(map(str, place))}' is written twice, line {key.start_mark.line + 1}")
+                raise yaml.YAMLError(
+                    f"key '{'.'.join(map(str, place))}' is written twice, line {key.start_mark.line + 1}"
+                )
             lines[place] = key.start_mark.line + 1
             lines.update(_line_numbers(value, place))
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            lines[(*at, index)] = value.start_mark.line + 1
-            lines.update(_line_numbers(value, (*at, index)))
+            item = (*at, index)
+            lines[item] = value.start_mark.line + 1
+            lines.update(_line_numbers(value, item))
     return lines
 
 
@@ -358,7 +369,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 def _explain(error: ValidationError, source: str, lines: dict[Path_, int]) -> str:
     """One line for the first problem that pydantic found."""
     errors = error.errors()
-    first = min(errors, key=lambda problem: problem["type"] != "extra_forbidden")  # a typo explains what it leaves missing
+    # A typo explains what it leaves missing, so it comes first.
+    first = min(errors, key=lambda problem: problem["type"] != "extra_forbidden")
     place: Path_ = tuple(part for part in first["loc"] if part not in ("function-after", "function-before"))
     where = next((f"{source}:{lines[place[:end]]}" for end in range(len(place), 0, -1) if place[:end] in lines), source)
     key = ".".join(map(str, place))
@@ -379,7 +391,9 @@ def _valid_keys(place: Path_) -> list[str]:
         if isinstance(part, int):
             continue
         annotation = model.model_fields[part].annotation
-        model = next((m for m in (annotation, *get_args(annotation)) if isinstance(m, type) and issubclass(m, BaseModel)), None)
+        model = next(
+            (m for m in (annotation, *get_args(annotation)) if isinstance(m, type) and issubclass(m, BaseModel)), None
+        )
         if model is None:
             return []
     return list(model.model_fields)

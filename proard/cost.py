@@ -106,7 +106,9 @@ class CostMeter:
         pad = kernel // 2
         return self._produce(
             x,
-            Activation(x.channels, (x.height + 2 * pad - kernel) // stride + 1, (x.width + 2 * pad - kernel) // stride + 1),
+            Activation(
+                x.channels, (x.height + 2 * pad - kernel) // stride + 1, (x.width + 2 * pad - kernel) // stride + 1
+            ),
         )
 
     def global_pool(self, x: Activation) -> Activation:

@@ -21,7 +21,9 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use device=cpu or auto")
+        raise UserError(
+            f"device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use device=cpu or auto"
+        )
     return device
 
 

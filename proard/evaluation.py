@@ -131,7 +131,9 @@ def named_attack(name: str, threat: ThreatModel) -> PGD:
         return fgsm(threat)
     match = re.fullmatch(r"pgd([1-9]\d*)(?:x([1-9]\d*))?", name)
     if match is None:
-        raise UserError(f"--attack {name}: unknown; valid: fgsm, pgdN for N steps (pgd20), pgdNxR for R restarts (pgd20x5)")
+        raise UserError(
+            f"--attack {name}: unknown; valid: fgsm, pgdN for N steps (pgd20), pgdNxR for R restarts (pgd20x5)"
+        )
     return PGD(threat, steps=int(match[1]), restarts=int(match[2] or 1))
 
 
@@ -181,7 +183,9 @@ def evaluate(
         settings = {**card["data"], **({} if data_root is None else {"root": data_root})}
         data = load_data(DataConfig.model_validate(settings))
         if data.class_names != tuple(card["classes"]):
-            raise UserError(f"student {folder}: the data at {data_root or settings['root']} have other classes than its card")
+            raise UserError(
+                f"student {folder}: the data at {data_root or settings['root']} have other classes than its card"
+            )
         recorded = card["evaluation"]
         threat = attack_from_dict(recorded["robust"][0]["attack"]).threat
         chosen = [named_attack(name, threat) for name in attacks] or [
@@ -200,6 +204,8 @@ def _student_directories(path: Path) -> list[Path]:
     if Run(path).config_file.is_file():
         found = sorted(file.parent for file in Run(path).students.glob(f"*/{CARD}"))
         if not found:
-            raise UserError(f"run {path}: no students in it yet; 'proard extract --run {path} --flops 100M' cuts one out")
+            raise UserError(
+                f"run {path}: no students in it yet; 'proard extract --run {path} --flops 100M' cuts one out"
+            )
         return found
     raise UserError(f"{path}: neither a student directory (with {CARD}) nor a run directory (with config.yaml)")

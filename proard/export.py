@@ -1,7 +1,8 @@
 """Student directories: everything a device needs, loadable without the run; written, verified and read here.
 
-`student.safetensors` has the weights, `student.json` the card (architecture, costs, accuracies, checksums), `student.pt2` a
-program that runs with PyTorch alone, `student.onnx` (on request) one for ONNX runtimes, and `README.md` is for people.
+`student.safetensors` has the weights, `student.json` the card (architecture, costs, accuracies, checksums),
+`student.pt2` a program that runs with PyTorch alone, `student.onnx` (on request) one for ONNX runtimes, and
+`README.md` is for people.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def write_student(directory: Path, student: nn.Module, card: dict[str, Any], for
     directory.parent.mkdir(parents=True, exist_ok=True)
     with atomic_directory(directory) as folder:
         save_file({name: tensor.contiguous() for name, tensor in plain.state_dict().items()}, folder / WEIGHTS)
+        (folder / WEIGHTS).chmod(0o644)  # safetensors makes it readable for its owner alone
         for name in dict.fromkeys(["pt2", *formats]):
             if name != "safetensors":
                 FORMATS[name](plain, example, folder / f"student.{name}")
@@ -104,8 +106,10 @@ def load_student(directory: str | Path) -> nn.Module:
     try:
         student.load_state_dict(load_file(Path(directory) / WEIGHTS), assign=True)
     except (RuntimeError, SafetensorError) as error:
-        raise UserError(f"student {directory}: {WEIGHTS} does not fit its card ({' '.join(str(error).split())})") from error
-    student.card = card
+        raise UserError(
+            f"student {directory}: {WEIGHTS} does not fit its card ({' '.join(str(error).split())})"
+        ) from error
+    student.card = card  # type: ignore[assignment]
     return student.eval()
 
 

@@ -58,8 +58,10 @@ def extract(
 
     Args:
         budgets: any number of `Budget`s, or pairs such as ``("flops", "100M")``.
-        flops: a budget of multiply-adds, such as ``"100M"``; likewise ``params``, ``memory`` (peak activation bytes) and
-            ``size`` (bytes of weights).
+        flops: a budget of multiply-adds, such as ``"100M"``.
+        params: a budget of parameters.
+        memory: a budget of peak activation memory, such as ``"256KB"`` (float32, batch size 1).
+        size: a budget of the weight file's size, such as ``"1MB"``.
         run: the run directory; default the newest in ``runs/``.
         out: where to write; default the run's ``students/``.
         prefer: which accuracy decides.

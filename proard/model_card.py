@@ -18,8 +18,8 @@ Cut out of a weight-sharing network by proard {version}.
 | trained on | {data} |
 {accuracies}
 
-Accuracies are on {images} images of the {split} split, with 95 % intervals. Robust accuracy is that under the attack named,
-and no promise about others.
+Accuracies are on {images} images of the {split} split, with 95 % intervals. Robust accuracy is that under the attack
+named, and no promise about others.
 
 ## Use it
 
@@ -61,11 +61,13 @@ def model_card(card: dict[str, Any]) -> str:
         norm=card["threat_model"]["norm"],
         eps=card["threat_model"]["eps"],
         data=card["data"]["name"],
-        accuracies="\n".join(
-            f"| {name} | {100 * row['accuracy']:.1f} % ({100 * row['interval_95'][0]:.1f} - {100 * row['interval_95'][1]:.1f}) |"
-            for name, row in rows
-        ),
+        accuracies="\n".join(f"| {name} | {_percent(row)} |" for name, row in rows),
         images=evaluation["clean"]["images"],
         split=evaluation["split"],
         class_names=", ".join(card["classes"]),
     )
+
+
+def _percent(row: dict[str, Any]) -> str:
+    low, high = row["interval_95"]
+    return f"{100 * row['accuracy']:.1f} % ({100 * low:.1f} - {100 * high:.1f})"

@@ -246,7 +246,5 @@ def test_a_timer_that_fires_during_stop_does_not_go_on():
             self.timer.cancel()
 
     scheduler = Scheduler()
-    energy._stop_tracker(
-        SimpleNamespace(_scheduler=scheduler, _scheduler_monitor_power=None, stop=scheduler.stop)
-    )
+    energy._stop_tracker(SimpleNamespace(_scheduler=scheduler, _scheduler_monitor_power=None, stop=scheduler.stop))
     assert not scheduler.timer.is_alive()

@@ -1,8 +1,8 @@
 """Projected gradient descent (Madry et al., arXiv 1706.06083): the attack of training and of evaluation.
 
-`maximise` is the one loop. Every inner maximisation (TRADES, RSLAD ...) is a call of it with another loss. It touches the
-model through its output alone: no ``.backward()``, no change of mode, no gradient on a parameter, no global seed, and
-buffers that a forward pass in training mode would move are put back.
+`maximise` is the one loop. Every inner maximisation (TRADES, RSLAD ...) is a call of it with another loss. It touches
+the model through its output alone: no ``.backward()``, no change of mode, no gradient on a parameter, no global seed,
+and buffers that a forward pass in training mode would move are put back.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def maximise(
 class PGD:
     """A projected-gradient attack: pure configuration, it holds no model.
 
-    ``PGD(threat, steps=20, step_size=2 / 255)(model, images, labels)`` returns adversarial images. FGSM is one step of size
-    eps from the clean images.
+    ``PGD(threat, steps=20, step_size=2 / 255)(model, images, labels)`` returns adversarial images. FGSM is one step of
+    size eps from the clean images.
 
     Attributes:
         threat: norm, radius and bounds.
@@ -150,7 +150,8 @@ class PGD:
         low, high = torch.aminmax(images)
         if low < self.threat.bounds[0] or high > self.threat.bounds[1]:
             raise ValueError(
-                f"images must be within {self.threat.bounds}, got {float(low):g} to {float(high):g}; put normalisation inside the model"
+                f"images must be within {self.threat.bounds}, got {float(low):g} to {float(high):g}; "
+                "put normalisation inside the model"
             )
         return self.perturb(model, images, labels, loss=loss, generator=generator)
 
@@ -206,7 +207,9 @@ def fgsm(threat: ThreatModel) -> PGD:
 def buffers_restored(model: Model) -> Iterator[None]:
     """Put back the buffers (running statistics) that forward passes in training mode move, also after an exception."""
     training = isinstance(model, nn.Module) and any(module.training for module in model.modules())
-    saved = [(buffer, buffer.clone()) for buffer in model.buffers()] if training and isinstance(model, nn.Module) else []
+    saved = (
+        [(buffer, buffer.clone()) for buffer in model.buffers()] if training and isinstance(model, nn.Module) else []
+    )
     try:
         yield
     finally:

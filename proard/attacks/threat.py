@@ -55,14 +55,14 @@ class ThreatModel:
 
     def random_start(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Images with a perturbation drawn uniformly from the ball, within the bounds."""
-        options = {"device": generator.device, "dtype": images.dtype}
+        delta = torch.empty(images.shape, dtype=images.dtype, device=generator.device)
         if self.norm == "linf":
-            delta = torch.empty(images.shape, **options).uniform_(-self.eps, self.eps, generator=generator)
+            delta.uniform_(-self.eps, self.eps, generator=generator)
         else:
-            direction = torch.empty(images.shape, **options).normal_(generator=generator)
-            radius = torch.empty(len(images), **options).uniform_(0, 1, generator=generator)
-            radius = self.eps * radius ** (1 / max(1, images[0].numel()))
-            delta = direction / per_image_norm(direction).clamp_min(TINY) * radius.view(-1, *[1] * (images.dim() - 1))
+            delta.normal_(generator=generator)
+            volume = torch.empty_like(delta.view(len(images), -1)[:, 0]).uniform_(0, 1, generator=generator)
+            radius = self.eps * volume ** (1 / images[0].numel())  # uniform in volume, not in radius
+            delta *= radius.view(-1, *[1] * (images.dim() - 1)) / per_image_norm(delta).clamp_min(TINY)
         return self.project(images + delta.to(images.device), images)
 
 

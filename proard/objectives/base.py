@@ -33,8 +33,8 @@ class Outcome:
 class Objective(ABC):
     """A training loss. It never sees an optimizer, and changes neither a network's mode nor its gradients.
 
-    ``objective(student, teacher, images, labels)`` is the loss. The teacher is called as a function of images, so that an
-    objective may also differentiate it by its input.
+    ``objective(student, teacher, images, labels)`` is the loss. The teacher is called as a function of images, so that
+    an objective may also differentiate it by its input.
     """
 
     needs_teacher: ClassVar[bool] = False

@@ -1,4 +1,5 @@
-"""RSLAD (Zi et al., arXiv 2108.07969, equations 7 and 8): robust soft labels of the teacher, everywhere and only those."""
+"""RSLAD (Zi et al., arXiv 2108.07969, equations 7 and 8): robust soft labels of the teacher, everywhere and only
+those."""
 
 from __future__ import annotations
 

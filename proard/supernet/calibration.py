@@ -1,7 +1,7 @@
 """Batch-norm statistics of one student.
 
-Running statistics belong to one architecture. In training and attack a student normalises by its batch; `calibrate` gives
-an extracted student statistics of its own, with which it is evaluated and shipped.
+Running statistics belong to one architecture. In training and attack a student normalises by its batch; `calibrate`
+gives an extracted student statistics of its own, with which it is evaluated and shipped.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
 def add_running_statistics(network: nn.Module) -> None:
     """Give every batch norm fresh running statistics (mean 0, variance 1, no batch seen)."""
     for norm in _batch_norms(network):
-        reference = norm.weight if norm.weight is not None else torch.empty(0)
-        options = {"device": reference.device, "dtype": reference.dtype}
+        weight = norm.weight if norm.weight is not None else torch.empty(norm.num_features)
         norm.track_running_stats = True
-        norm.register_buffer("running_mean", torch.zeros(norm.num_features, **options))
-        norm.register_buffer("running_var", torch.ones(norm.num_features, **options))
-        norm.register_buffer("num_batches_tracked", torch.tensor(0, device=reference.device))
+        norm.register_buffer("running_mean", torch.zeros_like(weight, requires_grad=False))
+        norm.register_buffer("running_var", torch.ones_like(weight, requires_grad=False))
+        norm.register_buffer("num_batches_tracked", torch.tensor(0, device=weight.device))
 
 
 def calibrate(network: nn.Module, batches: Batches) -> None:
@@ -79,6 +78,6 @@ def require_calibrated(network: nn.Module) -> None:
             norm.running_mean is None or (norm.num_batches_tracked is not None and norm.num_batches_tracked == 0)
         ):
             raise UserError(
-                f"batch norm '{name}' has no statistics of this student; use supernet.extract(architecture, calibration=...)"
-                " or calibrate(student, batches) first"
+                f"batch norm '{name}' has no statistics of this student; use "
+                "supernet.extract(architecture, calibration=...) or calibrate(student, batches) first"
             )

@@ -1,7 +1,8 @@
 """What a family of networks must say about itself; everything elastic follows from it.
 
-A new family is one file: a static network, a plan that gives every channel count of it for an architecture, and the list
-of decisions. Register the class with ``@families.register("name")``; its fields are the options that a user may set.
+A new family is one file: a static network, a plan that gives every channel count of it for an architecture, and the
+list of decisions. Register the class with ``@families.register("name")``; its fields are the options that a user may
+set.
 """
 
 from __future__ import annotations
@@ -100,8 +101,9 @@ class Family(ABC):
     def network(self, plan: Any) -> nn.Module:
         """The static network of a plan: images (N, C, H, W) in [0, 1] to logits (N, num_classes).
 
-        Its parameter names must be a subset of the largest network's, and its sub-modules must be reachable only through
-        the module tree (no plain lists of modules), so that it can be copied cheaply. Batch norm comes from `batch_norm`.
+        Its parameter names must be a subset of the largest network's, and its sub-modules must be reachable only
+        through the module tree (no plain lists of modules), so that it can be copied cheaply. Batch norm comes from
+        `batch_norm`.
         """
 
     def channel_groups(self) -> list[ChannelGroup]:
@@ -112,7 +114,8 @@ class Family(ABC):
         """The normalisation layer, with one value per channel."""
         channels = self.input_shape[0]
         return Normalize(
-            self.mean * channels if len(self.mean) == 1 else self.mean, self.std * channels if len(self.std) == 1 else self.std
+            self.mean * channels if len(self.mean) == 1 else self.mean,
+            self.std * channels if len(self.std) == 1 else self.std,
         )
 
     def cost(self, architecture: Architecture) -> Cost:

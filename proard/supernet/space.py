@@ -1,7 +1,7 @@
 """Search spaces: an ordered list of named decisions, and all that can be done with architectures, for every family.
 
-Sampling, counting, mutation, crossover, encoding and the progressive phases are written once, here, over decisions. This
-module knows neither torch nor any family.
+Sampling, counting, mutation, crossover, encoding and the progressive phases are written once, here, over decisions.
+This module knows neither torch nor any family.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class SearchSpace:
             raise ValueError("decision names must differ")
 
     def __repr__(self) -> str:
-        return f"SearchSpace({len(self.decisions)} decisions of kinds {', '.join(self.kinds)}; {self.size:.3g} architectures)"
+        kinds = ", ".join(self.kinds)
+        return f"SearchSpace({len(self.decisions)} decisions of kinds {kinds}; {self.size:.3g} architectures)"
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -124,7 +125,9 @@ class SearchSpace:
     def encode(self, architecture: Architecture) -> list[float]:
         """One 0/1 entry per choice of every decision; all 0 for a decision that does not matter."""
         return [
-            float(architecture.get(decision.name) == choice) for decision in self.decisions for choice in decision.distinct
+            float(architecture.get(decision.name) == choice)
+            for decision in self.decisions
+            for choice in decision.distinct
         ]
 
     def unlocked(self, kinds: Collection[str]) -> SearchSpace:
@@ -157,7 +160,8 @@ class SearchSpace:
             value = values[decision.name]
             if value not in decision.choices and value not in decision.distinct:
                 raise UserError(
-                    f"architecture: {decision.name} = {value} is not one of {', '.join(f'{c:g}' for c in decision.choices)}"
+                    f"architecture: {decision.name} = {value} is not one of "
+                    + ", ".join(f"{choice:g}" for choice in decision.choices)
                 )
             chosen[decision.name] = decision.canonical(value)
         return Architecture(tuple(chosen.items()))

@@ -1,7 +1,8 @@
 """The supernet: the weights of the largest network, and the slicing rule that cuts students out of it.
 
-A student's tensor is the supernet's tensor of the same name, cut to its leading entries (`leading_slice`). Training cuts a
-student, computes its gradient, and adds it back into the supernet's slices; extraction is the same cut, calibrated.
+A student's tensor is the supernet's tensor of the same name, cut to its leading entries (`leading_slice`). Training
+cuts a student, computes its gradient, and adds it back into the supernet's slices; extraction is the same cut,
+calibrated.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class Supernet(nn.Module):
     def student(self, architecture: Architecture) -> nn.Module:
         """Cut a student out: a plain network in training mode with contiguous copies of its weights.
 
-        Its batch norm normalises by the batch, in training and evaluation mode alike, until it is calibrated. Every call
-        returns a new, independent module.
+        Its batch norm normalises by the batch, in training and evaluation mode alike, until it is calibrated. Every
+        call returns a new, independent module.
 
         Raises:
             UserError: the architecture is not of this space.

@@ -64,4 +64,6 @@ def check_unchanged(state: dict[str, Any], config: Config, path: Path) -> None:
     """
     before = parse_config(state["config"], f"{path}: config")
     if changed := changed_keys(before, config):
-        raise UserError(f"--resume {path.parent}: {', '.join(changed)} differ from the run; leave them, or start a new run")
+        raise UserError(
+            f"--resume {path.parent}: {', '.join(changed)} differ from the run; leave them, or start a new run"
+        )

@@ -1,13 +1,14 @@
 """The training loop: phases, epochs, and in every step several students whose gradients are summed.
 
-Read `Trainer.fit`, then `Trainer._step`. Students train and are attacked on batch statistics; running statistics exist only
-in calibrated copies. Nothing in a step waits for the device: numbers are read at intervals.
+Read `Trainer.fit`, then `Trainer._step`. Students train and are attacked on batch statistics; running statistics exist
+only in calibrated copies. Nothing in a step waits for the device: numbers are read at intervals.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import math
 import resource
 import time
 from dataclasses import asdict, dataclass
@@ -24,7 +25,6 @@ from proard.files import append_line
 from proard.objectives import Objective
 from proard.run import Run
 from proard.samplers import Sampler
-from proard.supernet import Architecture
 from proard.teachers import BatchTeacher, freeze_largest, restore_largest
 from proard.training.checkpoint import save_checkpoint
 from proard.training.interruption import Interrupted, SignalWatch
@@ -70,7 +70,7 @@ class Trainer:
         self.precision = resolve_precision(config.precision, self.device, data.input_shape)
         self.data = data
         self.train_images = data.train.to(self.device)
-        self.supernet = build.supernet_for(config, data).to(self.device, memory_format=torch.channels_last)
+        self.supernet = build.supernet_for(config, data).to(self.device).to(memory_format=torch.channels_last)
         build.check_phases(config, self.supernet.space)
         self.joint = build.joint_objective(config) if config.teacher.mode == "joint" else None
         self.validate = Validator(config, data, self.device)
@@ -128,7 +128,8 @@ class Trainer:
                 started = saved = time.monotonic()
                 self.save()
                 if self.signals.received is not None:
-                    raise Interrupted(self.signals.received, f"stopped in step {self.position.step}; saved in {self.run.path}")
+                    message = f"stopped in step {self.position.step}; saved in {self.run.path}, continue with --resume"
+                    raise Interrupted(self.signals.received, message)
         self.position.seconds += time.monotonic() - started
         self._log_epoch(progress, time.monotonic() - started, len(remaining))
 
@@ -252,7 +253,7 @@ class Trainer:
                 self.sums[index + 1] += len(labels)
 
     def _means(self) -> dict[str, float | None]:
-        """The epoch so far: loss per student, clean and robust training accuracy in [0, 1] (None where not measured)."""
+        """Of the epoch so far: loss per student, clean and robust training accuracy in [0, 1] (None: not measured)."""
         loss, students, clean, clean_total, robust, robust_total = self.sums.tolist()
         return {
             "loss": loss / max(students, 1),
@@ -264,12 +265,12 @@ class Trainer:
         """Read the numbers, show them, and stop if the loss is no longer one."""
         means = self._means()
         loss = means["loss"] or 0.0
-        limit = SPIKE * max(self.lowest_loss, 1.0)
-        if not loss <= limit:
+        if not math.isfinite(loss) or loss > SPIKE * max(self.lowest_loss, 1.0):
             at = f"phase '{self.phase.name}', epoch {self.position.epoch + 1}, step {self.position.step}"
             raise TrainingDiverged(
-                f"training diverged in {at}: the mean loss is {loss:.4g}; the checkpoint in {self.run.path} is from before; "
-                f"lower phases.{self.position.phase}.learning_rate ({self.phase.learning_rate:g}) or set optimizer.gradient_clip"
+                f"training diverged in {at}: the mean loss is {loss:.4g}; the checkpoint in {self.run.path} is from "
+                f"before; lower phases.{self.position.phase}.learning_rate ({self.phase.learning_rate:g}) or set "
+                "optimizer.gradient_clip"
             )
         self.lowest_loss = min(self.lowest_loss, loss)
         progress.show(self.phase.name, f"{self.position.epoch + 1}/{self.phase.epochs}", **means, lr=rate)
@@ -282,7 +283,9 @@ class Trainer:
         images = steps * min(self.config.batch_size, len(self.train_images)) / max(seconds, 1e-9)
         self._log("epoch", **means, seconds=seconds, images_per_second=images, peak_memory_bytes=peak, steps=steps)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in means.items() if value is not None)
-        progress.line(f"{self.phase.name} {self.position.epoch + 1}/{self.phase.epochs}: {shown}, {images:.0f} images/s")
+        progress.line(
+            f"{self.phase.name} {self.position.epoch + 1}/{self.phase.epochs}: {shown}, {images:.0f} images/s"
+        )
         self.sums = self._no_sums()
 
     def _log(self, kind: str, **values: Any) -> None:

@@ -1,8 +1,8 @@
 """Residual networks: ``resnet``, for small devices, and ``resnet50``, the space of the ProARD paper.
 
 Both are one static network of `Block`s. Width is chosen per stage (and stem layer), depth per stage, and expansion (the
-width inside a block relative to the stage's) per block. The first block of every stage has a projection shortcut whatever
-the widths, so that parameter names depend on position alone.
+width inside a block relative to the stage's) per block. The first block of every stage has a projection shortcut
+whatever the widths, so that parameter names depend on position alone.
 """
 
 from __future__ import annotations
@@ -258,11 +258,14 @@ class ResNet50Family(ResNetFamily):
                 self.depth_choices,
                 same=tuple((choice, shallowest) for choice in self.depth_choices if choice != deepest),
             ),
-            *(self._stem_width(f"stem.{name}.width", width) for name, width in zip(("middle", "output"), self.stem_widths, strict=True)),
+            *(
+                self._stem_width(f"stem.{name}.width", width)
+                for name, width in zip(("middle", "output"), self.stem_widths, strict=True)
+            ),
         ]
 
     def _stem_width(self, name: str, width: int) -> Decision:
-        first = {}  # rounded channel count to the first choice that gives it
+        first: dict[int, float] = {}  # rounded channel count to the first choice that gives it
         for choice in self.width_choices:
             first.setdefault(round_channels(width * choice), choice)
         same = tuple((choice, first[round_channels(width * choice)]) for choice in self.width_choices)
@@ -280,7 +283,11 @@ class ResNet50Family(ResNetFamily):
 
     def _convolutions(self, inputs: int, middle: int, outputs: int, stride: int) -> tuple[ConvolutionSpec, ...]:
         """A bottleneck: 1x1, 3x3 (which has the stride), 1x1."""
-        return ConvolutionSpec(inputs, middle, 1), ConvolutionSpec(middle, middle, 3, stride), ConvolutionSpec(middle, outputs, 1)
+        return (
+            ConvolutionSpec(inputs, middle, 1),
+            ConvolutionSpec(middle, middle, 3, stride),
+            ConvolutionSpec(middle, outputs, 1),
+        )
 
 
 def _tensors(convolution: str) -> list[str]:
