@@ -1,0 +1,408 @@
+"""The supernet against closed forms, counts of the ProARD spaces, and PyTorch's own FLOP counter."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from proard.errors import UserError
+from proard.supernet import (
+    Architecture,
+    Decision,
+    SearchSpace,
+    Supernet,
+    build_supernet,
+    calibrate,
+    families,
+    require_calibrated,
+)
+from proard.supernet.family import ChannelGroup
+from proard.supernet.supernet import leading_slice
+
+SHAPES = {"cifar": (3, 32, 32), "grey": (1, 28, 28), "tiny": (1, 8, 8), "odd": (4, 13, 17)}
+SMALL = {
+    "resnet": {"widths": (32, 48, 64), "blocks": (1, 2, 1), "depth_choices": (0, 1, 2)},
+    "resnet50": {"widths": (64, 96), "blocks": (1, 2)},
+}
+
+
+@pytest.fixture(params=families.names())
+def supernet(request: pytest.FixtureRequest) -> Supernet:
+    """A small supernet of every family, in float64 where equality matters."""
+    options = {"dropout": 0.0, **SMALL[request.param]}
+    return build_supernet(request.param, num_classes=5, input_shape=(3, 16, 16), **options).double()
+
+
+def architectures(space: SearchSpace, count: int = 20) -> list[Architecture]:
+    rng = random.Random(0)
+    return [space.largest(), space.smallest(), *(space.sample(rng) for _ in range(count))]
+
+
+def images(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+# Golden counts: multiply-adds and parameters of the authors' spaces, counted on their networks.
+@pytest.mark.parametrize(
+    ("classes", "which", "multiply_adds", "parameters"),
+    [
+        (10, "largest", 2358.014, 46_077_482),
+        (10, "smallest", 285.232, 5_223_570),
+        (10, "middle", 777.122, 14_236_178),
+        (100, "largest", 2358.198, 46_261_892),
+        (100, "smallest", 285.352, 5_343_180),
+    ],
+)
+def test_resnet50_is_the_space_of_the_paper(classes: int, which: str, multiply_adds: float, parameters: int) -> None:
+    with torch.device("meta"):
+        space = families.build("resnet50", {"num_classes": classes, "input_shape": (3, 32, 32)}).space()
+    middle = space.canonical({decision.name: decision.choices[1] for decision in space.decisions})
+    architecture = {"largest": space.largest(), "smallest": space.smallest(), "middle": middle}[which]
+    cost = space.cost(architecture)
+    assert round(cost.multiply_adds / 1e6, 3) == multiply_adds
+    assert cost.parameters == parameters
+
+
+def test_resnet50_channels_of_the_paper() -> None:
+    family = families.build("resnet50", {"num_classes": 10, "input_shape": (3, 32, 32)})
+    space = family.space()
+    kinds = [decision.kind for decision in space.decisions]
+    assert [kinds.count(kind) for kind in ("width", "depth", "expand")] == [6, 5, 18]
+
+    def channels(architecture: Architecture) -> tuple[list[int], list[tuple[int, int, int]]]:
+        plan = family.plan(architecture)
+        stem = [block.convolutions[0].outputs for _, block in plan.stem]
+        blocks = [block.convolutions for stage in plan.stages for block in stage]
+        return stem, [(c[1].outputs, c[0].inputs, c[2].outputs) for c in blocks]
+
+    assert channels(space.smallest()) == (
+        [24, 40],
+        [
+            *[(32, 40, 168), (32, 168, 168), (64, 168, 336), (64, 336, 336), (136, 336, 664)],
+            *[(136, 664, 664)] * 3,
+            *[(264, 664, 1328), (264, 1328, 1328)],
+        ],
+    )
+    stem, blocks = channels(space.largest())
+    assert stem == [32, 32, 64]
+    assert (blocks[0], blocks[-1], len(blocks)) == ((88, 64, 256), (720, 2048, 2048), 18)
+    stem, blocks = channels(space.canonical({decision.name: decision.choices[1] for decision in space.decisions}))
+    assert stem == [24, 48]
+    assert blocks[:4] == [(56, 48, 208), (56, 208, 208), (56, 208, 208), (104, 208, 408)]
+    assert blocks[-1] == (408, 1640, 1640)
+
+
+def test_resnet_reaches_every_budget_of_small_devices() -> None:
+    space = build_supernet("resnet", num_classes=10, input_shape=(3, 32, 32)).space
+    assert space.cost(space.smallest()).multiply_adds <= 20e6
+    assert space.cost(space.largest()).multiply_adds >= 500e6
+    rng = random.Random(0)
+    costs = [space.cost(space.sample(rng)).multiply_adds for _ in range(3000)]
+    for budget in (25e6, 50e6, 100e6, 200e6, 340e6):
+        assert any(0.9 * budget <= cost <= budget for cost in costs), budget
+    assert 0.9 * 400e6 <= space.cost(_shrink_to(space, 400e6)).multiply_adds <= 400e6
+
+
+def _shrink_to(space: SearchSpace, budget: float) -> Architecture:
+    from proard.search.selection import fit
+
+    return fit(space, space.largest(), lambda a: space.cost(a).multiply_adds <= budget, random.Random(0))
+
+
+@pytest.mark.parametrize("family", families.names())
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_costs_are_those_that_torch_counts(family: str, shape: str, stem: str) -> None:
+    supernet = build_supernet(family, num_classes=7, input_shape=SHAPES[shape], stem=stem, **SMALL[family])
+    for architecture in architectures(supernet.space, 4):
+        student = supernet.student(architecture).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            logits = student(images(2, *SHAPES[shape], dtype=torch.float32))
+        cost = supernet.space.cost(architecture)
+        assert logits.shape == (2, 7)
+        assert counter.get_total_flops() == 2 * 2 * cost.multiply_adds
+        assert sum(parameter.numel() for parameter in student.parameters()) == cost.parameters
+
+
+def test_default_spaces_cost_what_torch_counts() -> None:
+    for family in families.names():
+        supernet = build_supernet(family, num_classes=10, input_shape=(3, 32, 32))
+        for architecture in architectures(supernet.space, 20):
+            with torch.device("meta"):
+                network = supernet.family.network(supernet.family.plan(architecture)).eval()
+                with FlopCounterMode(display=False) as counter:
+                    network(torch.zeros(1, 3, 32, 32))
+            assert counter.get_total_flops() == 2 * supernet.space.cost(architecture).multiply_adds
+
+
+def test_imagenet_stem_at_224() -> None:
+    cost = build_supernet("resnet", num_classes=1000, input_shape=(3, 224, 224), stem="imagenet").space
+    # ResNet-18 has 1.814 G multiply-adds; the projection in its first stage, which ours has too, adds 64 x 64 x 56 x 56.
+    expected = 1_814_073_344 + 64 * 64 * 56 * 56
+    assert cost.cost(cost.largest()).multiply_adds == expected
+
+
+def test_peak_activation_memory_by_hand() -> None:
+    """One basic block after the stem; float32, batch 1; the largest moment is worked out on paper."""
+    options = {"widths": (8,), "blocks": (1,), "depth_choices": (0,), "width_choices": (1.0,), "expand_choices": (1.0,)}
+    space = build_supernet("resnet", num_classes=2, input_shape=(1, 8, 8), **options).space
+    # While the block's second convolution runs, the block's input (for the projection), its input and its output are
+    # alive: three tensors of 8 x 8 x 8; so are they while the projection runs.
+    assert space.cost(space.largest()).peak_activation_bytes == 4 * 3 * 8 * 8 * 8
+
+
+def test_student_equals_extracted(supernet: Supernet) -> None:
+    batches = [images(6, 3, 16, 16, seed=seed) for seed in (1, 2)]
+    x = images(4, 3, 16, 16)
+    for architecture in architectures(supernet.space):
+        student, fixed = supernet.student(architecture), supernet.extract(architecture, batches)
+        assert not fixed.training
+        calibrate(student, batches)
+        torch.testing.assert_close(student.eval()(x), fixed(x), rtol=0, atol=0)
+        torch.testing.assert_close(student.train()(x), fixed.train()(x), rtol=0, atol=0)
+        names = dict(supernet.named_parameters())
+        for name, parameter in student.named_parameters():
+            assert parameter.is_contiguous()
+            assert torch.equal(parameter, leading_slice(names[name], parameter.shape))
+
+
+def test_largest_student_is_the_static_network(supernet: Supernet) -> None:
+    network = supernet.family.network(supernet.family.plan(supernet.space.largest())).double()
+    network.load_state_dict(supernet.state_dict())
+    x = images(4, 3, 16, 16)
+    torch.testing.assert_close(supernet.student(supernet.space.largest())(x), network(x), rtol=0, atol=0)
+
+
+def test_gradients_add_up_in_the_slice_and_are_zero_outside(supernet: Supernet) -> None:
+    x = images(4, 3, 16, 16)
+    for architecture in architectures(supernet.space, 3):
+        supernet.zero_grad()
+        students = [supernet.student(architecture), supernet.student(architecture)]
+        for student in students:
+            student(x).square().sum().backward()
+            supernet.accumulate(student)
+        gradients = {name: parameter.grad for name, parameter in students[0].named_parameters()}
+        for name, parameter in supernet.named_parameters():
+            if name not in gradients:
+                assert parameter.grad is None
+                continue
+            inside = leading_slice(parameter.grad, gradients[name].shape)
+            torch.testing.assert_close(inside, 2 * gradients[name], rtol=1e-12, atol=1e-12)
+            outside = parameter.grad.clone()
+            leading_slice(outside, gradients[name].shape).zero_()
+            assert not outside.any()
+
+
+def test_slicing_takes_the_centre_of_kernels() -> None:
+    kernel = torch.arange(2 * 3 * 5 * 5).view(2, 3, 5, 5)
+    assert torch.equal(leading_slice(kernel, (1, 2, 3, 3)), kernel[:1, :2, 1:4, 1:4])
+    embedding = torch.arange(24).view(1, 4, 6)
+    assert torch.equal(leading_slice(embedding, (1, 4, 3)), embedding[..., :3])
+
+
+def test_students_are_independent(supernet: Supernet) -> None:
+    architecture = supernet.space.smallest()
+    first, second = supernet.student(architecture), supernet.student(architecture)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.zero_()
+    assert all(p.abs().sum() > 0 for n, p in second.named_parameters() if n.endswith("convolution.weight"))
+    assert all(p.abs().sum() > 0 for n, p in supernet.named_parameters() if n.endswith("convolution.weight"))
+
+
+def test_names_of_students_are_names_of_the_supernet(supernet: Supernet) -> None:
+    names = set(supernet.state_dict())
+    for architecture in architectures(supernet.space):
+        assert set(supernet.student(architecture).state_dict()) <= names
+
+
+def test_sorting_channels_keeps_the_largest_and_puts_the_most_important_first(supernet: Supernet) -> None:
+    x = images(4, 3, 16, 16)
+    largest = supernet.space.largest()
+    before = supernet.student(largest)(x)
+    weights = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+
+    def importance(group: ChannelGroup) -> torch.Tensor:
+        return torch.stack([weights[n].abs().transpose(0, 1).flatten(1).sum(1) for n in group.readers]).sum(0)
+
+    groups = supernet.family.channel_groups()
+    unsorted = [importance(group) for group in groups]
+    supernet.sort_channels({"width", "expand"})
+    weights = supernet.state_dict()
+    torch.testing.assert_close(supernet.student(largest)(x), before, rtol=1e-9, atol=1e-9)
+    assert len(groups) > 3
+    for group, was in zip(groups, unsorted, strict=True):
+        torch.testing.assert_close(importance(group), was.sort(descending=True).values)
+
+
+def test_sorting_leaves_axes_that_were_cut_before(supernet: Supernet) -> None:
+    before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+    supernet.sort_channels({"expand"}, unlocked={"width"})  # the middle channels of a block follow its stage's width
+    assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
+
+
+def test_calibration_is_the_average_over_batches() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)).double()
+    batches = [images(5, 1, 6, 6, seed=seed) for seed in range(3)]
+    calibrate(network, [(batch, torch.zeros(5)) for batch in batches])
+    features = [network[0](batch) for batch in batches]
+    mean = torch.stack([f.mean((0, 2, 3)) for f in features]).mean(0)
+    variance = torch.stack([f.transpose(0, 1).flatten(1).var(1) for f in features]).mean(0)
+    torch.testing.assert_close(network[1].running_mean, mean)
+    torch.testing.assert_close(network[1].running_var, variance)
+    assert network.training
+    assert network[1].momentum == 0.1
+
+
+def test_uncalibrated_students_are_refused(supernet: Supernet) -> None:
+    student = supernet.student(supernet.space.smallest())
+    with pytest.raises(UserError, match="no statistics"):
+        require_calibrated(student)
+    with pytest.raises(ValueError, match="at least one batch"):
+        calibrate(student, [])
+    with pytest.raises(UserError, match="no statistics"):
+        require_calibrated(student)
+    require_calibrated(supernet.extract(supernet.space.smallest(), [images(4, 3, 16, 16)]))
+
+
+def test_a_supernet_has_no_forward_pass(supernet: Supernet) -> None:
+    with pytest.raises(TypeError, match="one student at a time"):
+        supernet(images(1, 3, 16, 16))
+
+
+def test_building_is_deterministic_and_leaves_the_global_random_state() -> None:
+    state = torch.get_rng_state()
+    nets = [
+        build_supernet("resnet", num_classes=3, input_shape=(1, 8, 8), seed=seed, widths=(8,), blocks=(1,))
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(torch.get_rng_state(), state)
+    a, b, c = (torch.cat([p.flatten() for p in net.parameters()]) for net in nets)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_wrong_options_are_named() -> None:
+    for options, message in (
+        ({"family": "resnt"}, "unknown family 'resnt'; did you mean 'resnet'?"),
+        ({"width": (8,)}, "no option 'width'; did you mean 'widths'?"),
+        ({"widths": (8, 16)}, "one entry per stage"),
+        ({"num_classes": 1}, "at least 2"),
+        ({"activation": "tanh"}, "'relu', 'relu6'"),
+        ({"std": (0.0,)}, "std must be positive"),
+    ):
+        arguments = {"family": "resnet", "num_classes": 10, "input_shape": (3, 32, 32), **options}
+        with pytest.raises(UserError, match=message.replace("?", r"\?")) as caught:
+            build_supernet(arguments.pop("family"), **arguments)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6", "hswish", "silu"])
+def test_activations(activation: str) -> None:
+    supernet = build_supernet(
+        "resnet", num_classes=3, input_shape=(1, 8, 8), activation=activation, widths=(8,), blocks=(1,)
+    )
+    student = supernet.student(supernet.space.largest())
+    student(images(2, 1, 8, 8, dtype=torch.float32)).sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in student.parameters())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Spaces
+
+
+def tiny_space() -> SearchSpace:
+    return SearchSpace(
+        [
+            Decision("width", "width", (0.5, 0.75, 1.0), same=((0.75, 0.5),)),
+            Decision("depth", "depth", (1, 2, 3)),
+            Decision("block1", "expand", (2, 4)),
+            Decision("block2", "expand", (2, 4), requires=("depth", 2)),
+            Decision("block3", "expand", (2, 3, 4), requires=("depth", 3)),
+        ],
+        cost=lambda architecture: None,  # type: ignore[arg-type,return-value]
+    )
+
+
+def test_size_against_brute_force() -> None:
+    space = tiny_space()
+    products = itertools.product(*(decision.choices for decision in space.decisions))
+    names = [decision.name for decision in space.decisions]
+    different = {space.canonical(dict(zip(names, values, strict=True))) for values in products}
+    assert space.size == len(different) == 2 * 2 * (1 + 2 + 2 * 3)
+    assert space.unlocked({"depth"}).size == 3
+    assert space.unlocked(()).size == 1
+
+
+def test_equal_networks_are_equal_architectures() -> None:
+    """Different canonical architectures of a small space build different plans."""
+    options = {"widths": (256, 512), "blocks": (1, 1), "num_classes": 10, "input_shape": (3, 32, 32)}
+    family = families.build("resnet50", {**options, "depth_choices": (0, 1)})
+    space = family.space()
+    rng = random.Random(0)
+    sampled = {space.sample(rng) for _ in range(2000)}
+    assert len({family.plan(architecture) for architecture in sampled}) == len(sampled)
+
+
+def test_architectures_are_values(supernet: Supernet) -> None:
+    for architecture in architectures(supernet.space):
+        again = Architecture.from_json(architecture.to_json())
+        assert again == architecture
+        assert hash(again) == hash(architecture)
+        assert supernet.space.canonical(architecture) == architecture
+        assert all(name in architecture.to_json() for name in architecture)
+    with pytest.raises(AttributeError):
+        supernet.space.largest().decisions = ()  # type: ignore[misc]
+
+
+def test_sampling_is_seeded_and_covers_every_choice() -> None:
+    space = tiny_space()
+    first, second = ([space.sample(random.Random(seed)) for seed in range(200)] for _ in range(2))
+    assert first == second
+    for decision in space.decisions:
+        assert {a[decision.name] for a in first if decision.name in a} == set(decision.distinct)
+
+
+def test_mutation_and_crossover_stay_in_the_space() -> None:
+    space = tiny_space()
+    rng = random.Random(0)
+    for _ in range(300):
+        a, b = space.sample(rng), space.sample(rng)
+        mutant, child = space.mutate(a, rng, 0.5), space.crossover(a, b, rng)
+        assert space.canonical(mutant) == mutant
+        for name, value in child.items():
+            assert value in {parent[name] for parent in (a, b) if name in parent}
+    assert space.mutate(space.largest(), rng, 0.0) == space.largest()
+
+
+def test_encoding_tells_architectures_apart() -> None:
+    space = tiny_space()
+    everything = {space.sample(random.Random(seed)) for seed in range(2000)}
+    assert len(everything) == space.size
+    codes = {tuple(space.encode(architecture)) for architecture in everything}
+    assert len(codes) == space.size
+    assert len({len(code) for code in codes}) == 1
+
+
+def test_wrong_architectures_are_named() -> None:
+    space = tiny_space()
+    values = {decision.name: decision.choices[-1] for decision in space.decisions}
+    for change, message in (
+        ({"widht": 1}, "unknown decision 'widht'; did you mean 'width'?"),
+        ({"width": 0.6}, "width = 0.6 is not one of 0.5, 0.75, 1"),
+    ):
+        with pytest.raises(UserError, match=message.replace("?", r"\?")):
+            space.canonical({**values, **change})
+    values.pop("depth")
+    with pytest.raises(UserError, match="'depth' is missing"):
+        space.canonical(values)
+    for text in ("[1]", "{", '{"a": "b"}'):
+        with pytest.raises(UserError, match="architecture"):
+            Architecture.from_json(text)
+    with pytest.raises(UserError, match="unknown kind of decision 'kernel'"):
+        space.unlocked({"kernel"})
