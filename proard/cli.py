@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from proard import __version__
-from proard.errors import UserError
+from proard.errors import Stopped, UserError
 
 if TYPE_CHECKING:
     from proard.evaluation import Accuracy
@@ -183,12 +183,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _fail(str(error), 2)
     except usage_error as error:
         code = _fail(f"{error.format_message()} (see 'proard --help')", 2)
-    except (KeyboardInterrupt, typer.Abort) as error:
-        code = _fail(str(error) or "interrupted", getattr(error, "exit_code", 130))
-    except RuntimeError as error:
-        if type(error).__name__ != "TrainingDiverged":
-            raise
-        code = _fail(str(error), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _fail("interrupted", 130)
+    except Stopped as error:
+        code = _fail(str(error), error.exit_code)
     except OSError as error:
         code = _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
     sys.exit(code or 0)

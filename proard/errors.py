@@ -1,4 +1,4 @@
-"""The one exception that is the user's to mend."""
+"""The exceptions that the command line reports in one line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ from collections.abc import Iterable
 
 class UserError(ValueError):
     """The input is wrong. The message is one line: what, where, and what would be right (exit code 2)."""
+
+
+class Stopped(Exception):
+    """Work ended early for a reason that its message says in one line; what was done so far is kept.
+
+    Attributes:
+        exit_code: of the command line.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

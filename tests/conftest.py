@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,3 +16,43 @@ def real_data() -> Path:
     if not os.environ.get("PROARD_DATA"):
         pytest.skip("set PROARD_DATA to a folder with data sets to run the tests on real images")
     return Path(os.environ["PROARD_DATA"])
+
+
+TINY: dict[str, Any] = {
+    "seed": 1,
+    "data": {"name": "digits", "limit": 200, "augmentation": {"crop_padding": 1}},
+    "supernet": {
+        "family": "resnet",
+        "widths": [16, 24],
+        "blocks": [1, 1],
+        "width_choices": [0.5, 1.0],
+        "expand_choices": [0.5, 1.0],
+        "dropout": 0.1,
+    },
+    "threat": {"norm": "linf", "eps": 0.1},
+    "attack": {"steps": 2},
+    "batch_size": 32,
+    "phases": [
+        {"name": "teacher", "epochs": 2, "learning_rate": 0.1, "objective": {"name": "trades"}},
+        {"name": "width", "epochs": 2, "learning_rate": 0.1, "elastic": ["width"]},
+        {"name": "all", "epochs": 1, "learning_rate": 0.05, "elastic": ["width", "depth", "expand"]},
+    ],
+    "validation": {"students": 1, "images": 20, "calibration_images": 64, "attack": {"steps": 2}},
+    "search": {"candidates": 2, "mutations": 1, "images": 20, "attack": {"steps": 2}},
+    "evaluation": {"attack": {"steps": 3}, "limit": 60},
+    "energy": {"enabled": False},
+}
+
+
+@pytest.fixture
+def tiny() -> dict[str, Any]:
+    """The values of a configuration that trains in a second or two: a teacher, then two phases of students."""
+    return copy.deepcopy(TINY)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the tiny configuration; not to be changed."""
+    from proard import train
+
+    return train(copy.deepcopy(TINY), run=tmp_path_factory.mktemp("runs") / "tiny", quiet=True)

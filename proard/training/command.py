@@ -68,7 +68,8 @@ def train(
     trainer = Trainer(settings, load_data(settings.data), directory, quiet)
     if not resume:
         directory.create(settings)
-    with RunLock(directory.path), EnergyMeter(settings.energy, directory.energy, "train"):
+    with RunLock(directory.path), EnergyMeter(settings.energy, directory.energy, "train") as meter:
+        trainer.after_save = meter.save
         if state is not None:
             trainer.load(state)
         else:

@@ -7,17 +7,14 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from proard.errors import Stopped
 
-class Interrupted(KeyboardInterrupt):
-    """Training stopped by a signal, after its state was saved.
 
-    Attributes:
-        exit_code: 130 after Ctrl-C, 143 after SIGTERM.
-    """
+class Interrupted(Stopped):
+    """Training stopped by a signal, after its state was saved; exit code 130 after Ctrl-C, 143 after SIGTERM."""
 
     def __init__(self, signal_number: int, message: str) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + signal_number
+        super().__init__(message, exit_code=128 + signal_number)
 
 
 class SignalWatch:

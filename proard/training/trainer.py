@@ -11,6 +11,7 @@ import json
 import math
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from proard import build
 from proard.config import Config, PhaseConfig
 from proard.data import DataSplits, augment, epoch_batches
 from proard.device import autocast, resolve_device, resolve_precision
+from proard.errors import Stopped
 from proard.files import append_line
 from proard.objectives import Objective
 from proard.run import Run
@@ -36,7 +38,7 @@ LOOK_EVERY = 20  # steps between two looks at the numbers, each of which waits f
 SPIKE = 10.0  # a window's mean loss this many times the best one so far counts as diverged
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(Stopped):
     """The loss became infinite, NaN, or far larger than it was; the last checkpoint is from before."""
 
 
@@ -81,6 +83,7 @@ class Trainer:
         self.position = Position()
         self.best: dict[str, Any] | None = None
         self.sums = self._no_sums()
+        self.after_save: Callable[[], None] = lambda: None
         self._begin_phase()
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -316,6 +319,7 @@ class Trainer:
             "finished": self.position.phase == len(self.config.phases),
         }
         save_checkpoint(self.run.checkpoint, state)
+        self.after_save()
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue where `save` was called."""
