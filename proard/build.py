@@ -69,6 +69,12 @@ def joint_objective(config: Config) -> Objective:
     return objective
 
 
+def phase_kinds(config: Config, index: int, space: SearchSpace) -> tuple[str, ...]:
+    """The kinds of decisions that vary in a phase."""
+    kinds = config.phases[index].elastic
+    return space.kinds if "all" in kinds else kinds
+
+
 def phase_space(config: Config, index: int, space: SearchSpace) -> SearchSpace:
     """The part of the space that a phase unlocks.
 
@@ -76,7 +82,7 @@ def phase_space(config: Config, index: int, space: SearchSpace) -> SearchSpace:
         UserError: a kind of decision that the family does not have.
     """
     try:
-        return space.unlocked(config.phases[index].elastic)
+        return space.unlocked(phase_kinds(config, index, space))
     except UserError as error:
         raise UserError(f"phases.{index}.elastic: {error}") from None
 

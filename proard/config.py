@@ -153,10 +153,18 @@ class PhaseConfig(Section):
     name: str
     epochs: Count
     learning_rate: Positive
-    elastic: tuple[str, ...] = Field((), description="Kinds of decisions that vary; all others stay at their largest.")
+    elastic: tuple[str, ...] = Field(
+        (), description="Kinds of decisions that vary, or [all]; all others stay at their largest."
+    )
     objective: Component = Component(name="rslad")
     sampler: Component = Component(name="sandwich")
     warmup_epochs: NonNegative = 0.0
+
+
+DEFAULT_PHASES = (
+    PhaseConfig(name="teacher", epochs=30, learning_rate=0.1, objective=Component(name="trades")),
+    PhaseConfig(name="students", epochs=30, learning_rate=0.1, elastic=("all",)),
+)
 
 
 class OptimizerConfig(Section):
@@ -213,10 +221,10 @@ class Config(Section):
     seed: int = Field(0, ge=0)
     data: DataConfig
     supernet: SupernetConfig = SupernetConfig()
-    threat: ThreatConfig
+    threat: ThreatConfig = ThreatConfig(eps=8 / 255)
     attack: AttackConfig = Field(AttackConfig(), description="The attack inside training.")
     teacher: TeacherConfig = TeacherConfig()
-    phases: tuple[PhaseConfig, ...] = Field(min_length=1)
+    phases: tuple[PhaseConfig, ...] = Field(DEFAULT_PHASES, min_length=1)
     batch_size: Count = 128
     optimizer: OptimizerConfig = OptimizerConfig()
     ema_decay: Fraction | None = Field(None, description="Average the weights over steps with this decay; null is off.")
@@ -236,6 +244,8 @@ class Config(Section):
         if len(set(names)) < len(names):
             raise ValueError(f"phases: names must differ, got {', '.join(names)}")
         for before, after in zip(self.phases, self.phases[1:], strict=False):
+            if "all" in after.elastic:
+                continue
             if missing := sorted(set(before.elastic) - set(after.elastic)):
                 raise ValueError(
                     f"phases: '{after.name}' locks {', '.join(missing)} again, which '{before.name}' had unlocked; "

@@ -33,8 +33,14 @@ def resolve_precision(name: str, device: torch.device, input_shape: tuple[int, i
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast and input_shape[1] * input_shape[2] >= LEAST_PIXELS_FOR_BFLOAT16 else torch.float32
+    large = input_shape[1] * input_shape[2] >= LEAST_PIXELS_FOR_BFLOAT16
+    return torch.bfloat16 if large and cpu_has_bfloat16() else torch.float32
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 natively (AVX512-BF16 or AMX); PyTorch's names for it vary by version."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(check() for check in (getattr(torch.cpu, name, None) for name in checks) if check is not None)
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[None]:

@@ -174,11 +174,12 @@ class Trainer:
     def _begin_phase(self) -> None:
         """Unlock decisions, sort channels for them, and start a new optimizer."""
         index = min(self.position.phase, len(self.config.phases) - 1)
-        unlocked = set(self.config.phases[index - 1].elastic) if index else set()
+        space = self.supernet.space
         if self.config.sort_channels and self.position.epoch == 0:
-            self.supernet.sort_channels(set(self.phase.elastic) - unlocked, unlocked)
+            unlocked = set(build.phase_kinds(self.config, index - 1, space)) if index else set()
+            self.supernet.sort_channels(set(build.phase_kinds(self.config, index, space)) - unlocked, unlocked)
         self.objective: Objective = build.phase_objective(self.config, index)
-        self.sampler: Sampler = build.phase_sampler(self.config, index, self.supernet.space)
+        self.sampler: Sampler = build.phase_sampler(self.config, index, space)
         if self.objective.needs_teacher and self.joint is None and self.teacher is None:
             self.teacher = freeze_largest(self.supernet, self.validate.calibration)
         self.optimizer = self._new_optimizer()
