@@ -255,8 +255,8 @@ class Config(Section):
 
     def scaled(self, factor: float) -> Config:
         """The same run with every phase ``factor`` times as long, at least one epoch each."""
-        if not factor > 0:
-            raise UserError(f"--scale-epochs {factor:g}: must be greater than 0, for example 0.1")
+        if not 0 < factor < float("inf"):
+            raise UserError(f"--scale-epochs {factor:g}: must be a number greater than 0, for example 0.1")
         phases = [phase.model_copy(update={"epochs": max(1, round(phase.epochs * factor))}) for phase in self.phases]
         return self.model_copy(update={"phases": tuple(phases)})
 
@@ -306,48 +306,52 @@ def load_config(name: str | Path, overrides: Iterable[str] = ()) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
         values = yaml.safe_load(text)
-        lines = _line_numbers(yaml.compose(text, Loader=yaml.SafeLoader))
+        places = _places(yaml.compose(text, Loader=yaml.SafeLoader), path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"config {path}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise UserError(f"config {path}: not valid YAML ({' '.join(str(error).split())})") from error
+    except RecursionError:
+        raise UserError(f"config {path}: not a configuration (nested too deeply, or an alias of itself)") from None
     if not isinstance(values, dict):
         raise UserError(f"config {path}: expected keys and values, such as 'data:' and 'phases:'")
     for override in overrides:
-        _apply_override(values, override)
-    return parse_config(values, str(path), lines)
+        changed = _apply_override(values, override)
+        places = {place: where for place, where in places.items() if place[: len(changed)] != changed}
+        places[changed] = f"--set {override}"
+    return parse_config(values, str(path), places)
 
 
-def parse_config(values: dict[str, Any], source: str = "config", lines: dict[Path_, int] | None = None) -> Config:
-    """Check plain values against the schema; ``source`` and ``lines`` say in an error where they came from."""
+def parse_config(values: dict[str, Any], source: str = "config", places: dict[Path_, str] | None = None) -> Config:
+    """Check plain values against the schema; ``source`` and ``places`` say in an error where they came from."""
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(_explain(error, source, lines or {})) from None
+        raise UserError(_explain(error, source, places or {})) from None
 
 
-def _line_numbers(node: yaml.Node | None, at: Path_ = ()) -> dict[Path_, int]:
-    """Where each key stands (1-based), found on the parsed tree; also refuses a key that is written twice."""
-    lines: dict[Path_, int] = {}
+def _places(node: yaml.Node | None, path: Path, at: Path_ = ()) -> dict[Path_, str]:
+    """Where each key stands, as ``file:line``, found on the parsed tree; also refuses a key that is written twice."""
+    places: dict[Path_, str] = {}
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             place = (*at, str(key.value))
-            if place in lines:
+            if place in places:
                 raise yaml.YAMLError(
                     f"key '{'.'.join(map(str, place))}' is written twice, line {key.start_mark.line + 1}"
                 )
-            lines[place] = key.start_mark.line + 1
-            lines.update(_line_numbers(value, place))
+            places[place] = f"{path}:{key.start_mark.line + 1}"
+            places.update(_places(value, path, place))
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             item = (*at, index)
-            lines[item] = value.start_mark.line + 1
-            lines.update(_line_numbers(value, item))
-    return lines
+            places[item] = f"{path}:{value.start_mark.line + 1}"
+            places.update(_places(value, path, item))
+    return places
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    """Set one ``a.b.0.c=value`` in place; sections that the file leaves out are made."""
+def _apply_override(values: dict[str, Any], override: str) -> Path_:
+    """Set one ``a.b.0.c=value`` in place, and say which place; sections that the file leaves out are made."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):

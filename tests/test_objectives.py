@@ -10,7 +10,7 @@ from torch import nn
 
 from proard.attacks import PGD, ThreatModel
 from proard.errors import UserError
-from proard.objectives import RSLAD, TRADES, AdversarialTraining, CrossEntropy, Objective, objectives
+from proard.objectives import RSLAD, TRADES, AdversarialTraining, Batch, CrossEntropy, Objective, objectives
 from proard.teachers import BatchTeacher
 
 ATTACK = PGD(ThreatModel("linf", 0.1), steps=4, step_size=0.04)
@@ -90,7 +90,7 @@ def test_value_and_gradient(name: str, batch: tuple[torch.Tensor, torch.Tensor])
 @pytest.mark.parametrize("name", MADE)
 def test_outcome_has_the_logits(name: str, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     student, teacher = network(0), network(1)
-    outcome = MADE[name].outcome(student, teacher, *batch, generator=torch.Generator().manual_seed(9))
+    outcome = MADE[name].outcome(student, teacher, Batch(*batch, torch.Generator().manual_seed(9)))
     assert (outcome.clean_logits is None) == (name == "sat")
     assert (outcome.adversarial_logits is None) == (name == "ce")
     if outcome.clean_logits is not None:

@@ -22,6 +22,7 @@ from proard.build import supernet_for
 from proard.config import load_config, parse_config
 from proard.data import load_data
 from proard.errors import UserError
+from proard.objectives import Batch
 from proard.run import Run, read_metrics
 from proard.training.checkpoint import load_checkpoint
 from proard.training.interruption import Interrupted
@@ -266,9 +267,9 @@ def test_joint_teacher_is_the_largest_student_of_the_step(tiny: dict[str, Any], 
         def __init__(self, name: str, objective: Any) -> None:
             self.name, self.objective = name, objective
 
-        def outcome(self, student: Any, teacher: Any, images: torch.Tensor, *rest: Any, **options: Any) -> Any:
-            outcome = self.objective.outcome(student, teacher, images, *rest, **options)
-            targets = None if teacher is None else teacher(images)
+        def outcome(self, student: Any, teacher: Any, batch: Batch) -> Any:
+            outcome = self.objective.outcome(student, teacher, batch)
+            targets = None if teacher is None else teacher(batch.images)
             seen.append((self.name, targets if teacher is not None else outcome.clean_logits.detach()))
             return outcome
 

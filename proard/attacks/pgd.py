@@ -116,7 +116,9 @@ class PGD:
 
     @property
     def name(self) -> str:
-        """Short name, such as ``pgd20`` or ``pgd20x5`` with five restarts."""
+        """Short name: ``pgd20``, ``pgd20x5`` with five restarts, ``fgsm``."""
+        if self.steps == 1 and self.start == "clean" and self.resolved_step_size == self.threat.eps:
+            return "fgsm"
         return f"pgd{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
 
     def __call__(

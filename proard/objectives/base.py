@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 
 from proard.attacks import PGD, ThreatModel
+from proard.attacks.pgd import Loss, Model
 from proard.registry import Registry
 
-Model = Callable[[torch.Tensor], torch.Tensor]
+
+@dataclass(frozen=True)
+class Batch:
+    """What a student learns from in one step.
+
+    Attributes:
+        images: float (N, C, H, W) in [0, 1].
+        labels: class indices (N,).
+        generator: of the attack's random starts; None lets the attack use its own seed.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    generator: torch.Generator | None = None
 
 
 @dataclass(frozen=True)
@@ -48,27 +61,17 @@ class Objective(ABC):
         *,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """The loss; arguments as for `outcome`."""
-        return self.outcome(student, teacher, images, labels, generator=generator).loss
+        """The loss alone; see `outcome` and `Batch` for the arguments."""
+        return self.outcome(student, teacher, Batch(images, labels, generator)).loss
 
     @abstractmethod
-    def outcome(
-        self,
-        student: Model,
-        teacher: Model | None,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Outcome:
+    def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
         """The loss and the logits that were computed on the way.
 
         Args:
             student: the network to train, in training mode: images (N, C, H, W) in [0, 1] to logits (N, K).
             teacher: likewise, or None for an objective that needs none.
-            images: float, in [0, 1].
-            labels: class indices (N,).
-            generator: of the attack's random starts.
+            batch: what to learn from.
 
         Raises:
             ValueError: the objective needs a teacher and there is none.
@@ -84,6 +87,10 @@ class AdversarialObjective(Objective):
     """
 
     attack: PGD = field(default=PGD(ThreatModel(), steps=10, step_size=2 / 255))
+
+    def attacked(self, student: Model, batch: Batch, loss: Loss | None = None) -> torch.Tensor:
+        """The batch's images, perturbed to raise ``loss`` (default the cross-entropy of the labels); detached."""
+        return self.attack.perturb(student, batch.images, batch.labels, loss=loss, generator=batch.generator)
 
 
 def required(teacher: Model | None, objective: Objective) -> Model:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from proard.losses import cross_entropy
-from proard.objectives.base import Model, Objective, Outcome, objectives
+from proard.objectives.base import Batch, Model, Objective, Outcome, objectives
 
 
 @objectives.register("ce")
@@ -21,15 +19,9 @@ class CrossEntropy(Objective):
 
     label_smoothing: float = 0.0
 
-    def outcome(
-        self,
-        student: Model,
-        teacher: Model | None,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Outcome:
+    def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
         """See `Objective.outcome`; the teacher is not used."""
-        logits = student(images)
-        return Outcome(cross_entropy(logits, labels, label_smoothing=self.label_smoothing).mean(), clean_logits=logits)
+        logits = student(batch.images)
+        return Outcome(
+            cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing).mean(), clean_logits=logits
+        )

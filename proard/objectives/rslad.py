@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from proard.losses import kl_divergence
-from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives, required
+from proard.objectives.base import AdversarialObjective, Batch, Model, Outcome, objectives, required
 
 
 @objectives.register("rslad")
@@ -35,24 +35,12 @@ class RSLAD(AdversarialObjective):
         if not self.scale > 0:
             raise ValueError(f"scale must be positive, got {self.scale}")
 
-    def outcome(
-        self,
-        student: Model,
-        teacher: Model | None,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Outcome:
+    def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
         """See `Objective.outcome`; the labels are not used."""
         with torch.no_grad():
-            target = required(teacher, self)(images)
-        adversarial = student(
-            self.attack.perturb(
-                student, images, labels, loss=lambda logits, _: kl_divergence(target, logits), generator=generator
-            )
-        )
-        clean = student(images)
+            target = required(teacher, self)(batch.images)
+        adversarial = student(self.attacked(student, batch, lambda logits, _: kl_divergence(target, logits)))
+        clean = student(batch.images)
         loss = self.adversarial_weight * kl_divergence(target, adversarial).mean()
         loss = loss + (1 - self.adversarial_weight) * kl_divergence(target, clean).mean()
         return Outcome(self.scale * loss, clean, adversarial)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from proard.losses import cross_entropy
-from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives
+from proard.objectives.base import AdversarialObjective, Batch, Model, Outcome, objectives
 
 
 @objectives.register("sat")
@@ -21,17 +19,8 @@ class AdversarialTraining(AdversarialObjective):
 
     label_smoothing: float = 0.0
 
-    def outcome(
-        self,
-        student: Model,
-        teacher: Model | None,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Outcome:
+    def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
         """See `Objective.outcome`; the teacher is not used."""
-        adversarial = self.attack.perturb(student, images, labels, generator=generator)
-        logits = student(adversarial)
-        loss = cross_entropy(logits, labels, label_smoothing=self.label_smoothing).mean()
+        logits = student(self.attacked(student, batch))
+        loss = cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing).mean()
         return Outcome(loss, adversarial_logits=logits)

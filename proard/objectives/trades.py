@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from proard.losses import cross_entropy, kl_divergence
-from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives
+from proard.objectives.base import AdversarialObjective, Batch, Model, Outcome, objectives
 
 
 @objectives.register("trades")
@@ -29,22 +27,10 @@ class TRADES(AdversarialObjective):
         if self.beta < 0:
             raise ValueError(f"beta must be at least 0, got {self.beta}")
 
-    def outcome(
-        self,
-        student: Model,
-        teacher: Model | None,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Outcome:
+    def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
         """See `Objective.outcome`; the teacher is not used."""
-        clean = student(images)
+        clean = student(batch.images)
         target = clean.detach()
-        adversarial = student(
-            self.attack.perturb(
-                student, images, labels, loss=lambda logits, _: kl_divergence(target, logits), generator=generator
-            )
-        )
-        natural = cross_entropy(clean, labels, label_smoothing=self.label_smoothing).mean()
+        adversarial = student(self.attacked(student, batch, lambda logits, _: kl_divergence(target, logits)))
+        natural = cross_entropy(clean, batch.labels, label_smoothing=self.label_smoothing).mean()
         return Outcome(natural + self.beta * kl_divergence(clean, adversarial).mean(), clean, adversarial)

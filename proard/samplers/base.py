@@ -17,10 +17,19 @@ class Sampler(ABC):
     Args:
         space: where to draw from: the decisions unlocked in the phase.
         seed: of the private generator.
+        students: how many to draw per step.
+
+    Raises:
+        ValueError: too few students.
     """
 
-    def __init__(self, space: SearchSpace, seed: int) -> None:
+    least_students = 1
+
+    def __init__(self, space: SearchSpace, seed: int, students: int = 4) -> None:
+        if students < self.least_students:
+            raise ValueError(f"students must be at least {self.least_students}, got {students}")
         self.space = space
+        self.students = students
         self.rng = random.Random(seed)
 
     @abstractmethod
@@ -42,14 +51,3 @@ class Sampler(ABC):
 
 
 samplers: Registry[Sampler] = Registry("sampler")
-
-
-def check_students(students: int, least: int) -> int:
-    """The number of students per step, or an error that names the least.
-
-    Raises:
-        ValueError: fewer than ``least``.
-    """
-    if students < least:
-        raise ValueError(f"students must be at least {least}, got {students}")
-    return students

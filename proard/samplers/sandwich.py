@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from proard.samplers.base import Sampler, check_students, samplers
-from proard.supernet import Architecture, SearchSpace
+from proard.samplers.base import Sampler, samplers
+from proard.supernet import Architecture
 
 
 @samplers.register("sandwich")
 class Sandwich(Sampler):
-    """The largest, the smallest, and ``students - 2`` random architectures per step.
+    """The largest, the smallest, and ``students - 2`` random architectures per step."""
 
-    Args:
-        space: where to draw from.
-        seed: of the private generator.
-        students: at least 2.
-    """
-
-    def __init__(self, space: SearchSpace, seed: int, students: int = 4) -> None:
-        super().__init__(space, seed)
-        self.students = check_students(students, least=2)
+    least_students = 2
 
     def draw(self) -> list[Architecture]:
         """The largest first."""

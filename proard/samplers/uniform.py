@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from proard.samplers.base import Sampler, check_students, samplers
-from proard.supernet import Architecture, SearchSpace
+from proard.samplers.base import Sampler, samplers
+from proard.supernet import Architecture
 
 
 @samplers.register("uniform")
 class Uniform(Sampler):
-    """``students`` random architectures per step.
-
-    Args:
-        space: where to draw from.
-        seed: of the private generator.
-        students: at least 1.
-    """
-
-    def __init__(self, space: SearchSpace, seed: int, students: int = 4) -> None:
-        super().__init__(space, seed)
-        self.students = check_students(students, least=1)
+    """``students`` random architectures per step."""
 
     def draw(self) -> list[Architecture]:
         """Random architectures."""

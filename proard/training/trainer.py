@@ -24,7 +24,7 @@ from proard.data import DataSplits, augment, epoch_batches
 from proard.device import autocast, resolve_device, resolve_precision
 from proard.errors import Stopped
 from proard.files import append_line
-from proard.objectives import Objective
+from proard.objectives import Batch, Objective
 from proard.run import Run
 from proard.samplers import Sampler
 from proard.teachers import BatchTeacher, freeze_largest, restore_largest
@@ -139,6 +139,7 @@ class Trainer:
     def _step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """One optimizer step: cut each student, train it, add its gradient back."""
         images = images.contiguous(memory_format=torch.channels_last)
+        batch = Batch(images, labels, self.generator)
         self.optimizer.zero_grad(set_to_none=False)
         teacher = None if self.teacher is None else BatchTeacher(self.teacher, images)
         largest = self.supernet.space.largest()
@@ -149,7 +150,7 @@ class Trainer:
             student = self.supernet.student(architecture)
             objective = self.joint if self.joint is not None and architecture == largest else self.objective
             with autocast(self.device, self.precision):
-                outcome = objective.outcome(student, teacher, images, labels, generator=self.generator)
+                outcome = objective.outcome(student, teacher, batch)
             outcome.loss.backward()
             self.supernet.accumulate(student)
             if objective is self.joint:
