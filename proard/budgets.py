@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from proard.cost import Cost
-from proard.errors import UserError
+from proard.errors import UserError, nearest
 
 COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 # SI prefixes are decimal; KiB and MiB are binary. So a student "under 256KB" fits either reading.
-BYTES = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2.0**10, "MIB": 2.0**20, "GIB": 2.0**30}
+BYTES = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+BYTES |= {"KIB": 2.0**10, "MIB": 2.0**20, "GIB": 2.0**30}
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,19 @@ class Budget:
         """Read ``100M``, ``1.5G``, ``2e8``, ``256KB``.
 
         Raises:
-            UserError: not a number with a unit of that kind, or not positive.
+            UserError: an unknown kind, not a number with a unit of that kind, or not positive.
         """
+        if kind not in KINDS:
+            raise UserError(f"budget {kind} {text}: unknown kind{nearest(kind, KINDS)}")
         units = KINDS[kind].units
         match = re.fullmatch(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z]*)\s*", str(text))
         factor = units.get(match[2].upper()) if match else None
         if match is None or factor is None:
             known = ", ".join(unit for unit in ("K", "M", "G", "KB", "MB", "KiB", "MiB") if unit.upper() in units)
             raise UserError(f"--{kind} {text}: expected a number with a unit ({known}), such as {KINDS[kind].example}")
-        limit = float(match[1]) * factor
-        if not 0 < limit < float("inf"):
+        if not 0 < float(match[1]) * factor < float("inf"):
             raise UserError(f"--{kind} {text}: must be positive, such as {KINDS[kind].example}")
+        limit = float(Decimal(match[1]) * Decimal(factor))  # 2.01 * 1e6 is less than 2,010,000
         return cls(kind, limit, str(text).strip())
 
     @property

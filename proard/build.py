@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -37,15 +38,20 @@ def pgd(attack: AttackConfig, threat: ThreatModel, where: str = "attack") -> PGD
 
 
 def supernet_for(config: Config, data: DataSplits) -> Supernet:
-    """A new supernet for these images; its normalisation is that of the training images unless the config sets one."""
+    """A new supernet for these images; its normalisation is that of the training images unless the config sets one.
+
+    Raises:
+        UserError: an unknown family or option, or a value out of range.
+    """
+    given: dict[str, Any] = {"num_classes": data.num_classes, "input_shape": data.input_shape, "seed": config.seed}
+    if wrong := sorted(given.keys() & config.supernet.options.keys()):
+        source = "the top-level key seed" if wrong[0] == "seed" else "the images"
+        raise UserError(f"supernet.{wrong[0]}: remove it; it comes from {source}")
     options = {"mean": data.mean, "std": data.std, **config.supernet.options}
-    return build_supernet(
-        config.supernet.family,
-        num_classes=data.num_classes,
-        input_shape=data.input_shape,
-        seed=config.seed,
-        **options,
-    )
+    try:
+        return build_supernet(config.supernet.family, **given, **options)
+    except UserError as error:
+        raise UserError(f"supernet: {str(error).removeprefix('build_supernet: ')}") from error
 
 
 def phase_objective(config: Config, index: int) -> Objective:

@@ -23,7 +23,6 @@ app = typer.Typer(
     name="proard",
     help="Train one weight-sharing network by adversarial distillation, "
     "then cut a robust student out of it for any budget.",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -91,8 +90,6 @@ def extract(
     from proard.budgets import parse_budgets
 
     budgets = parse_budgets({"flops": flops, "params": params, "memory": memory, "size": size})
-    if prefer not in ("robust", "clean", "balanced"):
-        raise UserError(f"--prefer {prefer}: valid: robust, clean, balanced")
 
     from proard.evaluation import Accuracy
     from proard.extraction import extract
@@ -177,8 +174,11 @@ def _print_table(rows: Sequence[dict[str, str]]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and leave with its exit code: 0 done, 2 the input is wrong, 130 on Ctrl-C, 1 anything else."""
     usage_error: Any = typer.BadParameter.__base__  # of click, or of the copy of it that newer typer versions carry
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(args=arguments, prog_name="proard", standalone_mode=False)
+        code = app(args=list(arguments) or ["--help"], prog_name="proard", standalone_mode=False)
+        if code == 130:  # what newer typer versions make of Ctrl-C
+            raise KeyboardInterrupt
     except UserError as error:
         code = _fail(str(error), 2)
     except usage_error as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from copy import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -37,6 +38,7 @@ Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+DEVICE_NAMES = r"^(auto|cpu|cuda(:\d+)?)$"
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Schema
@@ -229,7 +231,7 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     ema_decay: Fraction | None = Field(None, description="Average the weights over steps with this decay; null is off.")
     sort_channels: bool = Field(True, description="Order channels by importance before narrower choices are unlocked.")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field("auto", pattern=DEVICE_NAMES)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Count | None = Field(None, description="CPU threads; default what PyTorch chooses.")
     checkpoint_minutes: Positive = Field(10.0, description="Also save within an epoch after this many minutes.")
@@ -269,6 +271,11 @@ class Config(Section):
 # Reading
 
 Path_ = tuple[str | int, ...]
+PLAIN_MESSAGES = {  # of pydantic, which speaks of Python types
+    "model_type": "should be a section of keys and values",
+    "tuple_type": "should be a list",
+    "too_short": "should have at least one entry",
+}
 
 
 def packaged_configs() -> dict[str, Path]:
@@ -358,42 +365,50 @@ def _apply_override(values: dict[str, Any], override: str) -> Path_:
         raise UserError(f"--set {override}: expected KEY=VALUE, such as phases.1.epochs=2")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"--set {override}: '{text}' is not a valid YAML value") from None
     at: Any = values
+    place: Path_ = ()
     for depth, part in enumerate(parts):
-        last = depth == len(parts) - 1
-        here = ".".join(parts[:depth]) or "the config"
+        here = ".".join(map(str, place)) or "the config"
+        index: Any = part
         if isinstance(at, list):
-            if not part.isdigit() or int(part) >= len(at):
-                raise UserError(f"--set {override}: {here} has entries 0 to {len(at) - 1}, there is no '{part}'")
-            index: Any = int(part)
-        elif isinstance(at, dict):
-            index = part
-            if not last and at.get(part) is None:
-                at[part] = {}
-        else:
+            if not part.isdecimal() or int(part) >= len(at):
+                has = f"entries 0 to {len(at) - 1}" if at else "no entries"
+                raise UserError(f"--set {override}: {here} has {has}, there is no '{part}'")
+            index = int(part)
+        elif not isinstance(at, dict):
             raise UserError(f"--set {override}: {here} is a single value, it has no '{part}'")
-        if last:
+        place = (*place, index)
+        if depth == len(parts) - 1:
             at[index] = value
         else:
+            inside = at[index] if isinstance(at, list) else at.get(index)
+            # A copy: through an alias, the same section may stand in another place too.
+            at[index] = {} if inside is None else copy(inside)
             at = at[index]
+    return place
 
 
-def _explain(error: ValidationError, source: str, lines: dict[Path_, int]) -> str:
+def _explain(error: ValidationError, source: str, places: dict[Path_, str]) -> str:
     """One line for the first problem that pydantic found."""
     errors = error.errors()
     # A typo explains what it leaves missing, so it comes first.
     first = min(errors, key=lambda problem: problem["type"] != "extra_forbidden")
     place: Path_ = tuple(part for part in first["loc"] if part not in ("function-after", "function-before"))
-    where = next((f"{source}:{lines[place[:end]]}" for end in range(len(place), 0, -1) if place[:end] in lines), source)
+    inside = [at for at in places if place and at[: len(place)] == place]  # --set may make a section
+    around = [place[:end] for end in range(len(place), 0, -1)]
+    where = next((places[at] for at in [*around[:1], *inside, *around[1:]] if at in places), source)
     key = ".".join(map(str, place))
     if first["type"] == "extra_forbidden":
         parent = ".".join(map(str, place[:-1])) or "the config"
         return f"{where}: unknown key '{key}' in {parent}{nearest(str(place[-1]), _valid_keys(place[:-1]))}"
     if first["type"] == "missing":
         return f"{where}: '{key}' is missing"
+    if first["type"] == "invalid_key":
+        return f"{where}: keys must be text, got {place[0] if len(place) == 1 else first['input']!r}"
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    message = PLAIN_MESSAGES.get(first["type"], message)
     got = "" if isinstance(first["input"], dict | BaseModel) else f", got {first['input']!r}"
     return f"{where}: {key}: {message}{got}" if key else f"{where}: {message}"
 

@@ -15,8 +15,8 @@ from torch import nn
 from proard.attacks import PGD, ThreatModel
 from proard.attacks.pgd import fgsm
 from proard.build import evaluation_batches
-from proard.config import DataConfig
-from proard.data import load_data
+from proard.config import DEVICE_NAMES, DataConfig
+from proard.data import DataSplits, load_data
 from proard.device import resolve_device
 from proard.errors import UserError
 from proard.export import CARD, load_student
@@ -46,7 +46,8 @@ class Accuracy:
         n, p = self.total, self.value
         centre = (p + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
         half = Z_95 / (1 + Z_95**2 / n) * math.sqrt(p * (1 - p) / n + Z_95**2 / (4 * n * n))
-        return max(0.0, centre - half), min(1.0, centre + half)
+        # Exact at the ends, where rounding would put the value itself outside.
+        return (centre - half if self.correct else 0.0), (centre + half if self.correct < n else 1.0)
 
     def as_dict(self) -> dict[str, Any]:
         """Value, images and interval, for JSON."""
@@ -174,28 +175,48 @@ def evaluate(
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: must be at least 1")
+    if not re.fullmatch(DEVICE_NAMES, device):
+        raise UserError(f"--device {device}: unknown; valid: auto, cpu, cuda, cuda:1 ...")
     folders = _student_directories(Path(path))
     where = resolve_device(device)
     results = []
     for folder in folders:
         student = load_student(folder).to(where)
         card: dict[str, Any] = student.card  # type: ignore[assignment]
-        settings = {**card["data"], **({} if data_root is None else {"root": data_root})}
-        data = load_data(DataConfig.model_validate(settings))
+        settings, recorded, seed, recorded_limit = _recorded(card, folder)
+        chosen = [named_attack(name, recorded[0].threat) for name in attacks] or recorded
+        data = _test_data(settings, data_root)
         if data.class_names != tuple(card["classes"]):
             raise UserError(
-                f"student {folder}: the data at {data_root or settings['root']} have other classes than its card"
+                f"student {folder}: the data {settings.name} at {settings.root} have other classes than its card"
             )
-        recorded = card["evaluation"]
-        threat = attack_from_dict(recorded["robust"][0]["attack"]).threat
-        chosen = [named_attack(name, threat) for name in attacks] or [
-            attack_from_dict(robust["attack"]) for robust in recorded["robust"]
-        ]
-        images = data.test.subset(limit if limit is not None else recorded["limit"], recorded["seed"])
+        images = data.test.subset(recorded_limit if limit is None else limit, seed)
         batches = evaluation_batches(images, data.input_shape, where)
-        result = measure(student, batches, {attack.name: attack for attack in chosen}, seed=recorded["seed"])
+        result = measure(student, batches, {attack.name: attack for attack in chosen}, seed=seed)
         results.append(Evaluation(folder, card, result))
     return results
+
+
+def _recorded(card: dict[str, Any], folder: Path) -> tuple[DataConfig, list[PGD], int, int | None]:
+    """How a card's numbers were made: the data, the attacks, their seed, and the number of test images if not all."""
+    try:
+        evaluation = card["evaluation"]
+        attacks = [attack_from_dict(robust["attack"]) for robust in evaluation["robust"]]
+        if not attacks:
+            raise ValueError("no attack is recorded")
+        return DataConfig.model_validate(card["data"]), attacks, int(evaluation["seed"]), evaluation["limit"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"student {folder / CARD}: its data or evaluation are damaged ({reason})") from error
+
+
+def _test_data(settings: DataConfig, data_root: str | Path | None) -> DataSplits:
+    """The images, where they are on this machine; never fetched: who trained asked for that, not who evaluates."""
+    place = settings.root if data_root is None else Path(data_root)
+    try:
+        return load_data(settings.model_copy(update={"root": place, "download": False}))
+    except UserError as error:
+        raise UserError(f"{error} (--data-root DIR says where the images are on this machine)") from error
 
 
 def _student_directories(path: Path) -> list[Path]:

@@ -30,9 +30,22 @@ from proard.supernet.calibration import add_running_statistics
 CARD = "student.json"
 WEIGHTS = "student.safetensors"
 CARD_FORMAT = 1
+CARD_KEYS: dict[str, type] = {  # what loading and evaluating a student need
+    "family": str,
+    "family_options": dict,
+    "num_classes": int,
+    "input_shape": list,
+    "architecture": dict,
+    "classes": list,
+    "data": dict,
+    "evaluation": dict,
+    "files": dict,
+}
 
 
-def write_student(directory: Path, student: nn.Module, card: dict[str, Any], formats: Sequence[str] = ()) -> None:
+def write_student(
+    directory: Path, student: nn.Module, card: dict[str, Any], formats: Sequence[str] = ()
+) -> dict[str, Any]:
     """Write a student directory, replacing an older one only when the new one is complete.
 
     Args:
@@ -40,6 +53,9 @@ def write_student(directory: Path, student: nn.Module, card: dict[str, Any], for
         student: calibrated.
         card: the content of student.json, without ``bytes`` and ``files``, which are filled in.
         formats: ``onnx`` beside the two that are always written.
+
+    Returns:
+        The content of student.json.
 
     Raises:
         UserError: an uncalibrated student, an unknown format, or a missing extra.
@@ -59,6 +75,7 @@ def write_student(directory: Path, student: nn.Module, card: dict[str, Any], for
         card["files"] = {path.name: sha256(path) for path in sorted(folder.iterdir())}
         write_json(folder / CARD, card)
         atomic_write(folder / "README.md", model_card(card))
+    return json.loads(json.dumps(card))
 
 
 def read_card(directory: str | Path) -> dict[str, Any]:
@@ -72,12 +89,15 @@ def read_card(directory: str | Path) -> dict[str, Any]:
         raise UserError(f"student {directory}: no {CARD} there; give a directory that 'proard extract' wrote")
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        files, number = dict(card["files"]), card["format"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"student {folder / CARD}: not a student's card ({error})") from error
+    number = card.get("format", "unknown") if isinstance(card, dict) else "unknown"
     if number != CARD_FORMAT:
         raise UserError(f"student {folder / CARD}: format {number}, this version of proard reads {CARD_FORMAT}")
-    for name, digest in files.items():
+    for key, kind in CARD_KEYS.items():
+        if not isinstance(card.get(key), kind):
+            raise UserError(f"student {folder / CARD}: '{key}' is missing or damaged; extract or copy it again")
+    for name, digest in {WEIGHTS: None, **card["files"]}.items():
         if not (folder / name).is_file():
             raise UserError(f"student {directory}: {name} is missing; extract or copy the directory again")
         if sha256(folder / name) != digest:
@@ -94,12 +114,12 @@ def load_student(directory: str | Path) -> nn.Module:
         UserError: the directory is incomplete, damaged, or does not fit its card.
     """
     card = read_card(directory)
-    family = families.build(
-        card["family"],
-        {**card["family_options"], "num_classes": card["num_classes"], "input_shape": card["input_shape"]},
-        where=f"student {directory}",
-    )
-    architecture = family.space().canonical(card["architecture"])
+    try:
+        options = {"num_classes": card["num_classes"], "input_shape": card["input_shape"]}
+        family = families.build(card["family"], {**card["family_options"], **options})
+        architecture = family.space().canonical(card["architecture"])
+    except UserError as error:
+        raise UserError(f"student {Path(directory) / CARD}: {error}") from error
     with torch.device("meta"):
         student = family.network(family.plan(architecture))
         add_running_statistics(student)

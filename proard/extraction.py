@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import os
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,11 @@ from proard.config import Config
 from proard.data import DataSplits, load_data
 from proard.device import resolve_device
 from proard.energy import EnergyMeter
+from proard.errors import UserError
 from proard.evaluation import Measurement, attack_as_dict, measure
 from proard.export import check_formats, describe, write_student
 from proard.run import Run, environment
-from proard.search import Label, choose
+from proard.search import Label, choose, preference
 from proard.search.selection import Prefer
 from proard.supernet import Architecture, Supernet
 from proard.training.checkpoint import load_checkpoint
@@ -34,7 +36,7 @@ class Extracted:
 
     Attributes:
         path: its directory.
-        card: its student.json, without checksums.
+        card: its student.json.
     """
 
     path: Path
@@ -69,22 +71,36 @@ def extract(
         quiet: no progress bar.
 
     Raises:
-        UserError: no run, no budget, a budget below the smallest student, an unknown format.
+        UserError: no run, no budget, a budget below the smallest student, an unknown format or preference, or a place
+            that cannot be written; nothing was written.
     """
     wanted = [budgets] if isinstance(budgets, Budget) else list(budgets or [])
     limits = [b if isinstance(b, Budget) else Budget.parse(*b) for b in wanted]
     named = {"flops": flops, "params": params, "memory": memory, "size": size}
     limits += [Budget.parse(kind, text) for kind, text in named.items() if text is not None]
+    if not limits:
+        raise UserError("extract needs a budget, such as flops='100M' (or params, memory, size)")
+    preference(prefer)  # refuses an unknown one
     check_formats(formats)
     directory = Run.find(run)
     extractor = Extractor(directory, quiet)
     for budget in limits:
         budget.check(extractor.supernet.space.cost(extractor.supernet.space.smallest()))
+    place = _writable(directory.students if out is None else Path(out))
     with EnergyMeter(extractor.config.energy, directory.energy, "extract"):
-        return [
-            extractor.write(budget, Path(out) if out is not None else directory.students, prefer, formats)
-            for budget in limits
-        ]
+        return [extractor.write(budget, place, prefer, formats) for budget in limits]
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, made if need be; refused now rather than after the measurements."""
+    reason = "no permission to write there"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"students {folder}: cannot be written ({reason}); choose another folder with --out")
+    return folder
 
 
 class Extractor:
@@ -103,6 +119,12 @@ class Extractor:
             torch.set_num_threads(self.config.threads)
         state = load_checkpoint(run.checkpoint)
         self.finished = state["finished"]
+        if not self.finished:
+            print(
+                f"run {run.path}: training has not finished, students have its weights so far; "
+                f"'proard train --resume --run {run.path}' goes on with it",
+                file=sys.stderr,
+            )
         self.data: DataSplits = load_data(self.config.data)
         self.supernet: Supernet = supernet_for(self.config, self.data)
         check_phases(self.config, self.supernet.space)
@@ -153,12 +175,14 @@ class Extractor:
         result = measure(student, batches, {attack.name: attack}, seed=self.config.seed)
         card = self._card(budget, architecture, result, attack)
         path = out / budget.name
-        write_student(path, student, card, formats)
-        return Extracted(path, card)
+        return Extracted(path, write_student(path, student, card, formats))
 
     def _card(self, budget: Budget, architecture: Architecture, result: Measurement, attack: PGD) -> dict[str, Any]:
         threat = attack.threat
         versions = environment()
+        data = self.config.data.model_dump(mode="json", exclude={"augmentation"})
+        if self.config.data.root is not None:
+            data["root"] = str(self.config.data.root.expanduser().absolute())
         return {
             **describe(self.supernet.family, architecture),
             "classes": list(self.data.class_names),
@@ -173,7 +197,7 @@ class Extractor:
                 "clean": result.clean.as_dict(),
                 "robust": [{"attack": attack_as_dict(attack), **result.robust[attack.name].as_dict()}],
             },
-            "data": json.loads(self.config.data.model_dump_json(exclude={"augmentation"})),
+            "data": data,
             "supernet_finished": self.finished,
             "versions": {key: versions[key] for key in ("proard", "torch", "torchvision", "python", "git_commit")},
         }

@@ -65,6 +65,8 @@ class Run:
         """
         if self.config_file.exists():
             raise UserError(f"run {self.path}: already holds a run; continue it with --resume, or choose another --run")
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"run {self.path}: is a file; give a directory to --run")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             atomic_write(self.config_file, config.to_yaml())

@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from proard.errors import UserError, nearest
 from proard.supernet import Architecture, SearchSpace
 
 Prefer = Literal["robust", "clean", "balanced"]
@@ -26,7 +27,13 @@ class Label:
 
 
 def preference(prefer: Prefer) -> Callable[[Label], tuple[float, float]]:
-    """What to sort labels by: robust accuracy first, clean first, or their mean."""
+    """What to sort labels by: robust accuracy first, clean first, or their mean.
+
+    Raises:
+        UserError: another name.
+    """
+    if prefer not in get_args(Prefer):
+        raise UserError(f"--prefer {prefer}: unknown{nearest(prefer, get_args(Prefer))}")
     return {
         "robust": lambda label: (label.robust, label.clean),
         "clean": lambda label: (label.clean, label.robust),

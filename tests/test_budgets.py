@@ -1,0 +1,130 @@
+"""Budgets: how they are read, what they admit, and what they say when nothing fits."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proard.budgets import KINDS, Budget, parse_budgets, short
+from proard.cost import Cost
+from proard.errors import UserError
+
+COST = Cost(multiply_adds=2_010_000, parameters=512, peak_activation_bytes=4096, file_bytes=5000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "limit"),
+    [
+        ("flops", "100M", 100e6),
+        ("flops", "1.5G", 1.5e9),
+        ("flops", "2e8", 2e8),
+        ("flops", "100m", 100e6),
+        ("flops", " 3 k ", 3000),
+        ("flops", ".5T", 0.5e12),
+        ("flops", "2.01M", 2_010_000),
+        ("flops", 2e8, 2e8),
+        ("params", "2M", 2e6),
+        ("params", "512", 512),
+        ("memory", "256KB", 256_000),
+        ("memory", "256KiB", 262_144),
+        ("memory", "1.5mib", 1_572_864),
+        ("size", "1MB", 1e6),
+        ("size", "1GB", 1e9),
+        ("size", "1GiB", 2**30),
+        ("size", "700B", 700),
+        ("size", "700", 700),
+    ],
+)
+def test_what_a_budget_means(kind: str, text: Any, limit: float) -> None:
+    assert Budget.parse(kind, text).limit == limit
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "0", "-5", "-1e9", "nan", "inf", "1e999", "1e-999", "M", "10X", "1,000", "1e", "ten", "1 2", "5ms"],
+)
+def test_what_is_no_budget_is_refused_with_an_example(kind: str, text: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Budget.parse(kind, text)
+    message = str(caught.value)
+    assert message.startswith(f"--{kind} {text}")
+    assert KINDS[kind].example in message
+    assert Budget.parse(kind, KINDS[kind].example).limit > 0
+
+
+@pytest.mark.parametrize(("kind", "text"), [("flops", "10KB"), ("params", "1MiB"), ("size", "3K"), ("memory", "1M")])
+def test_units_belong_to_a_kind(kind: str, text: str) -> None:
+    with pytest.raises(UserError, match="expected a number with a unit"):
+        Budget.parse(kind, text)
+
+
+def test_an_unknown_kind() -> None:
+    with pytest.raises(UserError, match="did you mean 'flops'"):
+        Budget.parse("flop", "1M")
+
+
+@pytest.mark.parametrize(
+    ("kind", "least"), [("flops", 2_010_000), ("params", 512), ("memory", 4096), ("size", 5000)], ids=lambda x: str(x)
+)
+def test_a_budget_admits_its_own_cost_up_to_the_limit(kind: str, least: int) -> None:
+    assert Budget.parse(kind, str(least)).admits(COST)
+    assert Budget.parse(kind, str(least)).value(COST) == least
+    assert not Budget.parse(kind, str(least - 1)).admits(COST)
+    Budget.parse(kind, str(least)).check(COST)
+    with pytest.raises(UserError) as caught:
+        Budget.parse(kind, str(least - 1)).check(COST)
+    message = str(caught.value)
+    assert f"--{kind} {least - 1}" in message
+    assert f"{least:,}" in message
+    advice = re.search(r"at least (\S+)$", message)
+    assert advice is not None
+    assert Budget.parse(kind, advice[1]).admits(COST)
+
+
+@given(st.integers(1, 10**13), st.sampled_from(sorted(KINDS)))
+def test_the_advice_is_always_enough_and_never_much_more(value: int, kind: str) -> None:
+    cost = Cost(value, value, value, value)
+    if value == 1:
+        return
+    with pytest.raises(UserError) as caught:
+        Budget.parse(kind, "1" if value > 1 else "0.5").check(cost)
+    budget = Budget.parse(kind, str(caught.value).split()[-1])
+    assert budget.admits(cost)
+    assert budget.limit <= value * 1.011 + 1
+
+
+@given(st.integers(1, 10**13))
+def test_short_has_three_digits(value: int) -> None:
+    shown = Budget.parse("flops", short(value)).limit
+    assert abs(shown - value) <= 0.0051 * value
+    assert sum(character.isdigit() for character in short(value)) <= 4
+
+
+def test_short_examples() -> None:
+    assert [short(value) for value in (98_700_000, 1_230_000_000, 999, 1000, 29_690)] == [
+        "98.7M",
+        "1.23G",
+        "999",
+        "1.00K",
+        "29.7K",
+    ]
+
+
+def test_names_are_fit_for_directories() -> None:
+    for kind, text in (("flops", "100M"), ("size", " 1 MB"), ("memory", "2.5KiB"), ("params", "2e+6")):
+        assert re.fullmatch(r"[a-z]+-[\w.+-]+", Budget.parse(kind, text).name)
+    assert Budget.parse("flops", "100M").name == "flops-100M"
+
+
+def test_a_command_line_of_budgets() -> None:
+    limits: dict[str, list[str]] = {"flops": ["2M", "1M", "2M"], "params": [], "size": ["1MB"]}
+    assert [budget.name for budget in parse_budgets(limits)] == ["flops-2M", "flops-1M", "size-1MB"]
+    with pytest.raises(UserError, match="--flops 100M"):
+        parse_budgets({"flops": [], "size": []})
+    with pytest.raises(UserError, match="--size x"):
+        parse_budgets({"flops": ["1M"], "size": ["x"]})
