@@ -88,9 +88,10 @@ class CostMeter:
         groups: int = 1,
         bias: bool = False,
         batch_norm: bool = True,
+        padding: int | None = None,
     ) -> Activation:
-        """A convolution padded by ``kernel // 2``, with its batch norm and activation in place."""
-        pad = kernel // 2
+        """A convolution, padded by ``kernel // 2`` unless told, with its batch norm and activation in place."""
+        pad = kernel // 2 if padding is None else padding
         y = Activation(
             channels, (x.height + 2 * pad - kernel) // stride + 1, (x.width + 2 * pad - kernel) // stride + 1
         )
@@ -122,13 +123,31 @@ class CostMeter:
         self._add_state(x.channels * features + (features if bias else 0), tensors=1 + bias)
         return self._produce(x, y)
 
+    def layer_norm(self, x: Activation) -> Activation:
+        """Layer norm into a new tensor."""
+        self._add_state(2 * x.channels, tensors=2)
+        return self._produce(x, Activation(x.channels, x.height, x.width))
+
+    def attention(self, query: Activation, key: Activation, value: Activation, heads: int) -> Activation:
+        """Scores of every query with every key, their softmax in place, and the weighted values."""
+        tokens = key.height * key.width
+        scores = Activation(heads, query.height * query.width, tokens)
+        self.multiply_adds += query.elements * tokens + tokens * query.elements
+        with self.holding(key, value):
+            self._produce(query, scores)
+        return self._produce(scores, Activation(value.channels, query.height, query.width), also=(value,))
+
+    def add_parameters(self, count: int) -> None:
+        """A tensor of parameters that is added in place, such as an embedding of positions."""
+        self._add_state(count)
+
     def _add_state(self, parameters: int, buffers: int = 0, tensors: int = 1) -> None:
         self.parameters += parameters
         self._state_elements += parameters + buffers
         self._tensors += tensors
 
-    def _produce(self, x: Activation, y: Activation) -> Activation:
-        """While a layer runs, its input, its output and everything held are alive."""
-        alive = {id(tensor): tensor.elements for tensor in (x, y, *self._held)}
+    def _produce(self, x: Activation, y: Activation, also: tuple[Activation, ...] = ()) -> Activation:
+        """While a layer runs, its inputs, its output and everything held are alive."""
+        alive = {id(tensor): tensor.elements for tensor in (x, y, *also, *self._held)}
         self._peak_elements = max(self._peak_elements, sum(alive.values()))
         return y

@@ -20,6 +20,13 @@ from proard.registry import Registry
 from proard.supernet.architecture import Architecture
 from proard.supernet.space import Decision, SearchSpace
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "hswish": nn.Hardswish,
+    "silu": nn.SiLU,
+}
+
 
 class Normalize(nn.Module):
     """The first layer of every network: images in [0, 1] to zero mean and unit deviation per channel.
@@ -109,6 +116,13 @@ class Family(ABC):
     def channel_groups(self) -> list[ChannelGroup]:
         """Which channels may be reordered before narrower choices are unlocked; none by default."""
         return []
+
+    def elastic_kernels(self) -> dict[str, tuple[int, ...]]:
+        """Names of convolution weights whose smaller kernels are learned transforms of the largest, and their sides.
+
+        A kernel that is not named here is cut to its centre.
+        """
+        return {}
 
     def normalize(self) -> Normalize:
         """The normalisation layer, with one value per channel."""

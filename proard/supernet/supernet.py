@@ -8,8 +8,8 @@ calibrated.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from torch import nn
 from proard.supernet.architecture import Architecture
 from proard.supernet.calibration import Batches, calibrate
 from proard.supernet.family import Family, families
+from proard.supernet.kernels import KernelTransform
 from proard.supernet.space import SearchSpace
 
 SKELETONS_KEPT = 128
@@ -57,6 +58,10 @@ class Supernet(nn.Module):
             self.register_parameter(name, parameter)
         for name, buffer in largest.named_buffers(recurse=False):
             self.register_buffer(name, buffer)
+        # Module names cannot hold dots.
+        self.kernel_transforms = nn.ModuleDict(
+            {name.replace(".", "/"): KernelTransform(sizes) for name, sizes in family.elastic_kernels().items()}
+        )
 
     def forward(self, *_: Any) -> torch.Tensor:
         """Not defined: a supernet is no one network."""
@@ -71,8 +76,12 @@ class Supernet(nn.Module):
         Raises:
             UserError: the architecture is not of this space.
         """
-        skeleton = self._skeleton(self.space.canonical(architecture))
-        return _fill(skeleton, {**dict(self.named_parameters()), **dict(self.named_buffers())})
+        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        with torch.no_grad():
+            return _fill(
+                self._skeleton(self.space.canonical(architecture)),
+                lambda name, shape: self._cut(name, tensors[name], shape).clone(),
+            )
 
     def accumulate(self, student: nn.Module) -> None:
         """Add the student's gradients into the gradients of the supernet's slices (zero outside of them)."""
@@ -83,7 +92,11 @@ class Supernet(nn.Module):
             weight = weights[name]
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-            leading_slice(weight.grad, parameter.shape).add_(parameter.grad)
+            if self._transform(name, weight, parameter.shape) is None:
+                leading_slice(weight.grad, parameter.shape).add_(parameter.grad)
+            else:  # a vector-Jacobian product: into the largest kernel, and into the transform's matrices
+                with torch.enable_grad():
+                    self._cut(name, weight, parameter.shape).backward(parameter.grad)
 
     def extract(self, architecture: Architecture, calibration: Batches) -> nn.Module:
         """The same cut with batch-norm statistics of its own, in evaluation mode.
@@ -122,6 +135,20 @@ class Supernet(nn.Module):
                 for name in group.readers:
                     weights[name].copy_(weights[name].index_select(1, order))
 
+    def _cut(self, name: str, tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """A student's tensor as a function of the supernet's: its slice, or its transformed kernel."""
+        transform = self._transform(name, tensor, shape)
+        return (
+            leading_slice(tensor, shape) if transform is None else transform(tensor[: shape[0], : shape[1]], shape[-1])
+        )
+
+    def _transform(self, name: str, tensor: torch.Tensor, shape: torch.Size) -> KernelTransform | None:
+        """What makes a smaller kernel of this tensor, if the student's is smaller and it is not a plain crop."""
+        key = name.replace(".", "/")
+        if shape[-1] == tensor.shape[-1] or key not in self.kernel_transforms:
+            return None
+        return cast(KernelTransform, self.kernel_transforms[key])
+
     def _skeleton(self, architecture: Architecture) -> nn.Module:
         """The student's modules without weights, remembered for the architectures used last."""
         skeleton = self._skeletons.get(architecture)
@@ -135,20 +162,18 @@ class Supernet(nn.Module):
         return skeleton
 
 
-def _fill(skeleton: nn.Module, weights: dict[str, torch.Tensor], prefix: str = "") -> nn.Module:
-    """A copy of the skeleton whose tensors are cut from ``weights``; far cheaper than building or deep-copying one."""
+def _fill(skeleton: nn.Module, cut: Callable[[str, torch.Size], torch.Tensor], prefix: str = "") -> nn.Module:
+    """A copy of the skeleton with the tensors that ``cut`` makes; far cheaper than building or deep-copying one."""
     copy: nn.Module = object.__new__(type(skeleton))
     copy.__dict__ = {k: v.copy() if isinstance(v, dict | set) else v for k, v in skeleton.__dict__.items()}
-    with torch.no_grad():
-        for name, parameter in skeleton._parameters.items():
-            if parameter is not None:
-                cut = leading_slice(weights[prefix + name], parameter.shape).clone()
-                copy._parameters[name] = nn.Parameter(cut, parameter.requires_grad)
-        for name, buffer in skeleton._buffers.items():
-            if buffer is not None:
-                copy._buffers[name] = leading_slice(weights[prefix + name], buffer.shape).clone()
+    for name, parameter in skeleton._parameters.items():
+        if parameter is not None:
+            copy._parameters[name] = nn.Parameter(cut(prefix + name, parameter.shape), parameter.requires_grad)
+    for name, buffer in skeleton._buffers.items():
+        if buffer is not None:
+            copy._buffers[name] = cut(prefix + name, buffer.shape)
     for name, child in skeleton._modules.items():
-        copy._modules[name] = None if child is None else _fill(child, weights, f"{prefix}{name}.")
+        copy._modules[name] = None if child is None else _fill(child, cut, f"{prefix}{name}.")
     return copy
 
 

@@ -1,0 +1,116 @@
+"""Train every family on one data set, and measure its smallest, middle and largest student; prints a Markdown table.
+
+python scripts/family_table.py --config quickstart.yaml --seeds 0 1 2 > docs/results/families_digits.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from proard import train
+from proard.build import evaluation_batches, pgd, threat_model
+from proard.config import Config, load_config
+from proard.evaluation import measure
+from proard.extraction import Extractor
+from proard.run import Run, environment
+from proard.supernet import Architecture, SearchSpace, families
+
+# Small versions of every family; a family that is not named here is trained with its defaults.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "resnet": {"widths": [32, 64, 128], "blocks": [1, 1, 1], "width_choices": [0.5, 0.75, 1.0]},
+    "resnet50": {"widths": [64, 128, 256], "blocks": [1, 1, 1], "depth_choices": [0, 1], "dropout": 0.0},
+    "mobilenetv3": {"width_multiplier": 0.5, "depth_choices": [1, 2], "dropout": 0.0},
+    "proxyless": {"width_multiplier": 0.5, "depth_choices": [1, 2], "dropout": 0.0},
+    "mobilenetv2": {"width_multiplier": 0.5, "depth_choices": [1, 2], "dropout": 0.0},
+    "vit": {"patch_size": 2, "width_choices": [48, 64, 96], "depth_choices": [2, 4, 6], "heads_choices": [1, 2, 3]},
+}
+OVERRIDES: dict[str, list[str]] = {
+    "vit": ["optimizer.name=adamw", "optimizer.weight_decay=0.05", "optimizer.gradient_clip=1.0"],
+}
+LEARNING_RATE = {"vit": 0.002}
+
+
+def configuration(name: str, family: str, seed: int, overrides: list[str]) -> Config:
+    """The configuration with another family and seed."""
+    base = load_config(name, [*overrides, *OVERRIDES.get(family, []), f"seed={seed}"])
+    rate = LEARNING_RATE.get(family)
+    phases = [
+        phase.model_copy(
+            update={
+                "elastic": ("all",) if phase.elastic else (),
+                "learning_rate": rate or phase.learning_rate,
+                "warmup_epochs": 1.0 if rate else phase.warmup_epochs,
+            }
+        )
+        for phase in base.phases
+    ]
+    options = {"family": family, **OPTIONS.get(family, {})}
+    values = base.model_dump(mode="json") | {"supernet": options, "energy": {"enabled": False}}
+    values["phases"] = [phase.model_dump(mode="json") for phase in phases]
+    return Config.model_validate(values)
+
+
+def middle(space: SearchSpace) -> Architecture:
+    """Every decision at its middle choice."""
+    return space.canonical({d.name: d.choices[len(d.choices) // 2] for d in space.decisions})
+
+
+def main() -> None:
+    """Parse, train, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default="quickstart.yaml")
+    parser.add_argument("--families", nargs="+", default=families.names(), choices=families.names())
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--limit", type=int, help="test images")
+    arguments = parser.parse_args()
+    about = environment()
+    print(f"Command: `python {' '.join(sys.argv)}`  ")
+    print(f"Commit {about['git_commit']}, {about['processor']}, {about['threads']} threads, torch {about['torch']}.\n")
+    print("| family | student | multiply-adds | parameters | clean % | PGD-20 % | training s |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    for family in arguments.families:
+        rows: dict[str, list[tuple[float, float]]] = {}
+        seconds = []
+        for seed in arguments.seeds:
+            config = configuration(arguments.config, family, seed, arguments.overrides)
+            with tempfile.TemporaryDirectory() as folder:
+                started = time.monotonic()
+                extractor = Extractor(Run(train(config, run=Path(folder) / "run", quiet=True)), quiet=True)
+                seconds.append(time.monotonic() - started)
+            space = extractor.supernet.space
+            attack = pgd(config.evaluation.attack, threat_model(config))
+            for name, architecture in (
+                ("smallest", space.smallest()),
+                ("middle", middle(space)),
+                ("largest", space.largest()),
+            ):
+                student = extractor.supernet.extract(architecture, extractor.calibration)
+                images = extractor.data.test.subset(arguments.limit, seed)
+                batches = evaluation_batches(images, extractor.data.input_shape, extractor.device)
+                result = measure(student, batches, {"pgd": attack}, seed=seed)
+                rows.setdefault(name, []).append((100 * result.clean.value, 100 * result.robust["pgd"].value))
+        for name, measured in rows.items():
+            architecture = {"smallest": space.smallest(), "middle": middle(space), "largest": space.largest()}[name]
+            cost = space.cost(architecture)
+            clean, robust = (spread(values) for values in zip(*measured, strict=True))
+            print(
+                f"| {family} | {name} | {cost.multiply_adds / 1e6:.2f} M | {cost.parameters:,} | {clean} | {robust} "
+                f"| {mean(seconds):.0f} |",
+                flush=True,
+            )
+
+
+def spread(values: tuple[float, ...]) -> str:
+    """Mean, and standard deviation over seeds where there are several."""
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    main()
