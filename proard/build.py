@@ -13,6 +13,7 @@ from proard.config import AttackConfig, Component, Config, PhaseConfig
 from proard.data import DataSplits, ImageSet, epoch_batches, sequential_batches
 from proard.errors import UserError
 from proard.objectives import Objective, objectives
+from proard.registry import import_modules
 from proard.samplers import Sampler, samplers
 from proard.supernet import SearchSpace, Supernet, build_supernet
 
@@ -41,8 +42,10 @@ def supernet_for(config: Config, data: DataSplits) -> Supernet:
     """A new supernet for these images; its normalisation is that of the training images unless the config sets one.
 
     Raises:
-        UserError: an unknown family or option, or a value out of range.
+        UserError: an unknown family or option, a value out of range, or a module of ``imports`` that cannot be
+        imported.
     """
+    import_modules(config.imports)
     given: dict[str, Any] = {"num_classes": data.num_classes, "input_shape": data.input_shape, "seed": config.seed}
     if wrong := sorted(given.keys() & config.supernet.options.keys()):
         source = "the top-level key seed" if wrong[0] == "seed" else "the images"

@@ -117,11 +117,16 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(metavar="N", help="Use this many test images.")] = None,
     data_root: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the images are on this machine.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    import_: Annotated[
+        list[str], typer.Option("--import", metavar="MODULE", help="Import first: registers a family of your own.")
+    ] = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Measure a student directory on the test split; without --attack, repeat the numbers of its card."""
     from proard.evaluation import evaluate
+    from proard.registry import import_modules
 
+    import_modules(import_, "--import")
     results = evaluate(path, attack, limit=limit, data_root=data_root, device=device)
     if as_json:
         accuracies = [{"clean": r.measurement.clean, **r.measurement.robust} for r in results]

@@ -19,7 +19,10 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device {name}: unknown; valid: auto, cpu, cuda, cuda:0 ...") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use device=cpu or auto"

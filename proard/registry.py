@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -12,6 +15,21 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from proard.errors import UserError, nearest
 
 T = TypeVar("T")
+
+
+def import_modules(names: Iterable[str], where: str = "imports") -> None:
+    """Import Python modules for what they register, also from the working directory.
+
+    Raises:
+        UserError: a module that cannot be imported.
+    """
+    for name in names:
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)
+        try:
+            import_module(name)
+        except Exception as error:
+            raise UserError(f"{where}: cannot import '{name}' ({type(error).__name__}: {error})") from error
 
 
 class Registry(Generic[T]):
@@ -71,7 +89,7 @@ class Registry(Generic[T]):
                 raise UserError(f"{at}{self.kind} '{name}' has no option '{option}'{nearest(option, valid)}")
             try:
                 arguments[option] = TypeAdapter(
-                    hints.get(option, Any), config=ConfigDict(arbitrary_types_allowed=True)
+                    hints.get(option, Any), config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
                 ).validate_python(value)
             except ValidationError as error:
                 message = error.errors()[0]["msg"].replace("Input should be", "should be")

@@ -476,6 +476,17 @@ def test_equal_networks_are_equal_architectures() -> None:
     assert len({family.plan(architecture) for architecture in sampled}) == len(sampled)
 
 
+@pytest.mark.parametrize("family", families.names())
+def test_equal_networks_are_equal_architectures_by_default(family: str) -> None:
+    described = families.build(family, {"num_classes": 10, "input_shape": (3, 32, 32)})
+    space = described.space().unlocked({kind for kind in described.space().kinds if kind != "depth"})
+    smallest = dict(space.smallest())
+    for decision in space.decisions:  # one decision at a time, where everything else is narrow
+        if decision.kind != "depth":
+            plans = {described.plan(space.canonical({**smallest, decision.name: c})) for c in decision.distinct}
+            assert len(plans) == len(decision.distinct), decision.name
+
+
 def test_architectures_are_values(supernet: Supernet) -> None:
     for architecture in architectures(supernet.space):
         again = Architecture.from_json(architecture.to_json())

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -135,6 +135,9 @@ class ResNetFamily(Family):
     stem: Literal["cifar", "imagenet"] = "cifar"
     dropout: float = 0.0
 
+    # Finer than elsewhere: multiples of 8 would make one network of two expansions of a narrow stage.
+    middle_divisor: ClassVar[int] = 4
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.widths or len(self.widths) != len(self.blocks):
@@ -160,7 +163,8 @@ class ResNetFamily(Family):
             outputs = round_channels(width * chosen[f"stage{stage}.width"])
             blocks = []
             for block in range(1, base + int(chosen[f"stage{stage}.depth"]) + 1):
-                middle = round_channels(outputs * chosen[f"stage{stage}.block{block}.expand"])
+                expand = chosen[f"stage{stage}.block{block}.expand"]
+                middle = round_channels(outputs * expand, self.middle_divisor)
                 stride = 2 if stage > 1 and block == 1 else 1
                 projection = ConvolutionSpec(channels, outputs, 1, stride) if block == 1 else None
                 blocks.append(BlockSpec(self._convolutions(channels, middle, outputs, stride), True, projection))

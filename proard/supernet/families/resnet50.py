@@ -25,6 +25,7 @@ class ResNet50Family(ResNetFamily):
     expand_choices: tuple[float, ...] = (0.2, 0.25, 0.35)
     dropout: float = 0.1
 
+    middle_divisor = 8
     stem_widths = (32, 64)  # of the inner layers, and of the last one
 
     def _stem_decisions(self) -> list[Decision]:

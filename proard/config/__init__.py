@@ -1,0 +1,32 @@
+"""The configuration of a run: its schema (`schema.py`), and how it is read, overridden and checked (`reading.py`)."""
+
+from proard.config.reading import find_config, load_config, packaged_configs, parse_config
+from proard.config.schema import (
+    DEVICE_NAMES,
+    AttackConfig,
+    AugmentationConfig,
+    Component,
+    Config,
+    DataConfig,
+    EnergyConfig,
+    PhaseConfig,
+    SupernetConfig,
+    ThreatConfig,
+)
+
+__all__ = [
+    "DEVICE_NAMES",
+    "AttackConfig",
+    "AugmentationConfig",
+    "Component",
+    "Config",
+    "DataConfig",
+    "EnergyConfig",
+    "PhaseConfig",
+    "SupernetConfig",
+    "ThreatConfig",
+    "find_config",
+    "load_config",
+    "packaged_configs",
+    "parse_config",
+]
