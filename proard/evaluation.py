@@ -180,12 +180,15 @@ def evaluate(
     folders = _student_directories(Path(path))
     where = resolve_device(device)
     results = []
+    loaded: dict[DataConfig, DataSplits] = {}  # the students of one run share their images
     for folder in folders:
         student = load_student(folder).to(where)
         card: dict[str, Any] = student.card  # type: ignore[assignment]
         settings, recorded, seed, recorded_limit = _recorded(card, folder)
         chosen = [named_attack(name, recorded[0].threat) for name in attacks] or recorded
-        data = _test_data(settings, data_root)
+        if settings not in loaded:
+            loaded[settings] = _test_data(settings, data_root)
+        data = loaded[settings]
         if data.class_names != tuple(card["classes"]):
             raise UserError(
                 f"student {folder}: the data {settings.name} at {settings.root} have other classes than its card"
