@@ -13,13 +13,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from measure_ends import measure_ends
+
 from proard import train
-from proard.build import evaluation_batches, pgd, threat_model
 from proard.config import Config, load_config
-from proard.evaluation import measure
-from proard.extraction import Extractor
-from proard.run import Run, environment
-from proard.supernet import Architecture, SearchSpace, families
+from proard.cost import Cost
+from proard.run import environment
+from proard.supernet import families
 
 # Small versions of every family; a family that is not named here is trained with its defaults.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -56,11 +56,6 @@ def configuration(name: str, family: str, seed: int, overrides: list[str]) -> Co
     return Config.model_validate(values)
 
 
-def middle(space: SearchSpace) -> Architecture:
-    """Every decision at its middle choice."""
-    return space.canonical({d.name: d.choices[len(d.choices) // 2] for d in space.decisions})
-
-
 def main() -> None:
     """Parse, train, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -77,32 +72,23 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|", flush=True)
     for family in arguments.families:
         rows: dict[str, list[tuple[float, float]]] = {}
+        costs: dict[str, Cost] = {}
         seconds = []
         for seed in arguments.seeds:
             config = configuration(arguments.config, family, seed, arguments.overrides)
             with tempfile.TemporaryDirectory() as folder:
                 started = time.monotonic()
-                extractor = Extractor(Run(train(config, run=Path(folder) / "run", quiet=True)), quiet=True)
+                run = train(config, run=Path(folder) / "run", quiet=True)
                 seconds.append(time.monotonic() - started)
-            space = extractor.supernet.space
-            attack = pgd(config.evaluation.attack, threat_model(config))
-            for name, architecture in (
-                ("smallest", space.smallest()),
-                ("middle", middle(space)),
-                ("largest", space.largest()),
-            ):
-                student = extractor.supernet.extract(architecture, extractor.calibration)
-                images = extractor.data.test.subset(arguments.limit, seed)
-                batches = evaluation_batches(images, extractor.data.input_shape, extractor.device)
-                result = measure(student, batches, {"pgd": attack}, seed=seed)
-                rows.setdefault(name, []).append((100 * result.clean.value, 100 * result.robust["pgd"].value))
+                for name, (cost, clean, robust) in measure_ends(run, arguments.limit).items():
+                    costs[name] = cost
+                    rows.setdefault(name, []).append((100 * clean.value, 100 * robust.value))
         for name, measured in rows.items():
-            architecture = {"smallest": space.smallest(), "middle": middle(space), "largest": space.largest()}[name]
-            cost = space.cost(architecture)
-            clean, robust = (spread(values) for values in zip(*measured, strict=True))
+            cost = costs[name]
+            clean_mean, robust_mean = (spread(values) for values in zip(*measured, strict=True))
             print(
-                f"| {family} | {name} | {cost.multiply_adds / 1e6:.2f} M | {cost.parameters:,} | {clean} | {robust} "
-                f"| {mean(seconds):.0f} |",
+                f"| {family} | {name} | {cost.multiply_adds / 1e6:.2f} M | {cost.parameters:,} "
+                f"| {clean_mean} | {robust_mean} | {mean(seconds):.0f} |",
                 flush=True,
             )
 

@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
 
 config=quickstart.yaml
-budgets=(500K 1M 2M 4M 7M) # multiply-adds; one student each
+budgets=(500K 2M 7M) # multiply-adds; one student each
 
 make_environment
 proard=.venv/bin/proard
