@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -412,6 +413,18 @@ def test_building_is_deterministic_and_leaves_the_global_random_state() -> None:
     a, b, c = (torch.cat([p.flatten() for p in net.parameters()]) for net in nets)
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("family", families.names())
+def test_export_computes_the_same_for_any_batch_size(family: str, tmp_path: Path) -> None:
+    supernet = build_supernet(family, num_classes=5, input_shape=(3, 16, 16), **SMALL.get(family, {}))
+    x = images(7, 3, 16, 16, dtype=torch.float32)
+    student = supernet.extract(supernet.space.sample(random.Random(1)), [x])
+    dynamic = ({0: torch.export.Dim("batch")},)
+    torch.export.save(torch.export.export(student, (x[:2],), dynamic_shapes=dynamic), tmp_path / "student.pt2")
+    program = torch.export.load(tmp_path / "student.pt2").module()
+    for count in (1, 7):
+        torch.testing.assert_close(program(x[:count]), student(x[:count]), rtol=1e-5, atol=1e-5)
 
 
 def test_wrong_options_are_named() -> None:
