@@ -9,6 +9,7 @@ import argparse
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -45,7 +46,7 @@ def configuration(name: str, family: str, seed: int, overrides: list[str]) -> Co
             update={
                 "elastic": ("all",) if phase.elastic else (),
                 "learning_rate": rate or phase.learning_rate,
-                "warmup_epochs": 1.0 if rate else phase.warmup_epochs,
+                "warmup_epochs": min(1.0, phase.epochs / 4) if rate else phase.warmup_epochs,
             }
         )
         for phase in base.phases
@@ -76,7 +77,7 @@ def main() -> None:
         seconds = []
         for seed in arguments.seeds:
             config = configuration(arguments.config, family, seed, arguments.overrides)
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
                 started = time.monotonic()
                 run = train(config, run=Path(folder) / "run", quiet=True)
                 seconds.append(time.monotonic() - started)
