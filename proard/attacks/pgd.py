@@ -7,7 +7,7 @@ and buffers that a forward pass in training mode would move are put back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
@@ -15,12 +15,9 @@ from typing import Literal
 import torch
 from torch import nn
 
+from proard.attacks.attack import Attack, Loss, Model, attacks
 from proard.attacks.threat import ThreatModel
 from proard.losses import cross_entropy, margin
-
-Model = Callable[[torch.Tensor], torch.Tensor]
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(logits (N, K), images (N, ...)) to one value per image (N,), to be raised."""
 
 GAUSSIAN_START = 0.001  # standard deviation of the start of TRADES and RSLAD
 
@@ -70,9 +67,10 @@ def maximise(
     return perturbed.detach()
 
 
+@attacks.register("pgd")
 @dataclass(frozen=True)
-class PGD:
-    """A projected-gradient attack: pure configuration, it holds no model.
+class PGD(Attack):
+    """A projected-gradient attack.
 
     ``PGD(threat, steps=20, step_size=2 / 255)(model, images, labels)`` returns adversarial images. FGSM is one step of
     size eps from the clean images.
@@ -84,22 +82,20 @@ class PGD:
         start: ``uniform`` in the ball, ``gaussian`` (deviation 0.001, as TRADES and RSLAD) or ``clean``.
         restarts: runs from different starts; each image keeps the run that fools the model by the largest margin.
         targeted: lower the loss of the given labels instead of raising it.
-        seed: of the starts, when a call passes no generator.
 
     Raises:
         ValueError: an option out of range.
     """
 
-    threat: ThreatModel
     _: KW_ONLY
     steps: int = 20
     step_size: float | None = None
     start: Literal["uniform", "gaussian", "clean"] = "uniform"
     restarts: int = 1
     targeted: bool = False
-    seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 1 or self.restarts < 1:
             raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
         if self.step_size is not None and not self.step_size > 0:
@@ -121,42 +117,6 @@ class PGD:
             return "fgsm"
         return f"pgd{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
 
-    def __call__(
-        self,
-        model: Model,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        *,
-        loss: Loss | None = None,
-        generator: torch.Generator | None = None,
-    ) -> torch.Tensor:
-        """Adversarial images.
-
-        Args:
-            model: images (N, ...) in the threat model's bounds to logits (N, K).
-            images: float (N, ...); not changed.
-            labels: class indices (N,): the true ones, or the targets of a targeted attack.
-            loss: what to raise per image, given (logits, perturbed images); default the cross-entropy of the labels.
-            generator: of the random starts; default one seeded with ``seed``.
-
-        Returns:
-            Perturbed images, same shape, float32 (or float64), detached.
-
-        Raises:
-            ValueError: images outside the bounds, or not floating point.
-        """
-        if not images.is_floating_point():
-            raise ValueError(f"images must be floating point in {self.threat.bounds}, got {images.dtype}")
-        if images.numel() == 0:
-            return images.detach().clone()
-        low, high = torch.aminmax(images)
-        if low < self.threat.bounds[0] or high > self.threat.bounds[1]:
-            raise ValueError(
-                f"images must be within {self.threat.bounds}, got {float(low):g} to {float(high):g}; "
-                "put normalisation inside the model"
-            )
-        return self.perturb(model, images, labels, loss=loss, generator=generator)
-
     def perturb(
         self,
         model: Model,
@@ -166,9 +126,8 @@ class PGD:
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """The same without checking the images, which would wait for the device: for use inside a training loop."""
-        if generator is None:
-            generator = torch.Generator(images.device).manual_seed(self.seed)
+        """See `Attack`; the default loss is the cross-entropy of the labels."""
+        generator = self.generator(images, generator)
         sign = -1.0 if self.targeted else 1.0
 
         def label_loss(logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:

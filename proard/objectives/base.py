@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from proard.attacks import PGD, ThreatModel
-from proard.attacks.pgd import Loss, Model
+from proard.attacks import PGD, Attack, ThreatModel
+from proard.attacks.attack import Loss, Model
 from proard.registry import Registry
 
 
@@ -21,11 +21,13 @@ class Batch:
         images: float (N, C, H, W) in [0, 1].
         labels: class indices (N,).
         generator: of the attack's random starts; None lets the attack use its own seed.
+        progress: in [0, 1]: how much of the phase is done, for objectives that change with it.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     generator: torch.Generator | None = None
+    progress: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,10 @@ class Objective(ABC):
         labels: torch.Tensor,
         *,
         generator: torch.Generator | None = None,
+        progress: float = 1.0,
     ) -> torch.Tensor:
         """The loss alone; see `outcome` and `Batch` for the arguments."""
-        return self.outcome(student, teacher, Batch(images, labels, generator)).loss
+        return self.outcome(student, teacher, Batch(images, labels, generator, progress)).loss
 
     @abstractmethod
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
@@ -86,7 +89,7 @@ class AdversarialObjective(Objective):
         attack: the inner maximisation; default PGD-10 at 8/255 with steps of 2/255.
     """
 
-    attack: PGD = field(default=PGD(ThreatModel(), steps=10, step_size=2 / 255))
+    attack: Attack = field(default=PGD(ThreatModel(), steps=10, step_size=2 / 255))
 
     def attacked(self, student: Model, batch: Batch, loss: Loss | None = None) -> torch.Tensor:
         """The batch's images, perturbed to raise ``loss`` (default the cross-entropy of the labels); detached."""

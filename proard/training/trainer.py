@@ -120,7 +120,7 @@ class Trainer:
             rate = learning_rate(done, steps, self.phase.learning_rate, warmup)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            self._step(augment(images, self.config.data.augmentation, self.generator), labels)
+            self._step(augment(images, self.config.data.augmentation, self.generator), labels, done / steps)
             self.position.batch += 1
             self.position.step += 1
             progress.step()
@@ -136,10 +136,10 @@ class Trainer:
         self.position.seconds += time.monotonic() - started
         self._log_epoch(progress, time.monotonic() - started, len(remaining))
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+    def _step(self, images: torch.Tensor, labels: torch.Tensor, progress: float) -> None:
         """One optimizer step: cut each student, train it, add its gradient back."""
         images = images.contiguous(memory_format=torch.channels_last)
-        batch = Batch(images, labels, self.generator)
+        batch = Batch(images, labels, self.generator, progress)
         self.optimizer.zero_grad(set_to_none=False)
         teacher = None if self.teacher is None else BatchTeacher(self.teacher, images)
         largest = self.supernet.space.largest()
