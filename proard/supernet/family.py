@@ -89,8 +89,27 @@ class Family(ABC):
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.input_shape[0]):
                 raise ValueError(f"{name} needs 1 or {self.input_shape[0]} values, got {len(values)}")
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, got {self.std}")
+        self.require_positive("std")
+
+    def require_positive(self, *names: str) -> None:
+        """Check fields that hold a number or a non-empty tuple of numbers.
+
+        Raises:
+            ValueError: one of them has an entry that is not positive.
+        """
+        for name in names:
+            value = getattr(self, name)
+            if min(value if isinstance(value, tuple) else (value,), default=0) <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+
+    def require_fraction(self, name: str) -> None:
+        """Check that a field is in [0, 1).
+
+        Raises:
+            ValueError: it is not.
+        """
+        if not 0 <= getattr(self, name) < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
 
     @abstractmethod
     def decisions(self) -> list[Decision]:

@@ -57,12 +57,10 @@ class MobileNetFamily(Family):
         super().__post_init__()
         if any(kernel % 2 == 0 or kernel < 1 for kernel in self.kernel_choices):
             raise ValueError(f"kernel_choices must be odd, got {self.kernel_choices}")
-        if min(self.depth_choices, default=0) < 1 or min(self.expand_choices, default=0) <= 0:
-            raise ValueError("depth_choices must be at least 1, expand_choices positive")
+        self.require_positive("depth_choices", "expand_choices")
         if not 0.1 <= self.width_multiplier <= 2:
             raise ValueError(f"width_multiplier must be in [0.1, 2], got {self.width_multiplier}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        self.require_fraction("dropout")
 
     @property
     def stem_strides(self) -> tuple[int, int]:

@@ -33,9 +33,9 @@ class BlockSpec:
 
 @dataclass(frozen=True)
 class ViTPlan:
-    """A transformer with every channel count resolved; ``stem`` lists (inputs, outputs, kernel, stride)."""
+    """A transformer with every channel count resolved; ``stem`` lists (inputs, outputs, kernel, stride, padding)."""
 
-    stem: tuple[tuple[int, int, int, int], ...]
+    stem: tuple[tuple[int, int, int, int, int], ...]
     width: int
     blocks: tuple[BlockSpec, ...]
 
@@ -87,11 +87,9 @@ class VisionTransformer(nn.Module):
         activation = nn.GELU if family.activation == "gelu" else ACTIVATIONS[family.activation]
         self.normalize = family.normalize()
         stem: list[nn.Module] = []
-        for index, (inputs, outputs, kernel, stride) in enumerate(plan.stem):
-            last = index == len(plan.stem) - 1
-            stem.append(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2 if stride < kernel else 0, bias=last))
-            stem += [] if last else [batch_norm(outputs), activation()]
-        self.stem = nn.Sequential(*stem)
+        for convolution in plan.stem[:-1]:
+            stem += [nn.Conv2d(*convolution, bias=False), batch_norm(convolution[1]), activation()]
+        self.stem = nn.Sequential(*stem, nn.Conv2d(*plan.stem[-1]))
         height, width = family.grid(plan)
         self.position = nn.Parameter(0.02 * torch.randn(1, height * width, plan.width))
         self.class_token = nn.Parameter(torch.zeros(1, 1, plan.width)) if family.pool == "token" else None
@@ -148,12 +146,8 @@ class ViTFamily(Family):
             raise ValueError(f"patch_size must be a power of 2, got {self.patch_size}")
         if min(self.input_shape[1:]) < self.patch_size:
             raise ValueError(f"patch_size {self.patch_size} is larger than an image of {self.input_shape[1:]}")
-        for name in ("width_choices", "depth_choices", "heads_choices", "mlp_choices", "head_channels"):
-            values = getattr(self, name)
-            if min(values if isinstance(values, tuple) else (values,), default=0) <= 0:
-                raise ValueError(f"{name} must be positive, got {values}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        self.require_positive("width_choices", "depth_choices", "heads_choices", "mlp_choices", "head_channels")
+        self.require_fraction("dropout")
 
     def decisions(self) -> list[Decision]:
         """Width, depth, and heads and MLP ratio of every block."""
@@ -168,14 +162,11 @@ class ViTFamily(Family):
         """Channel counts of the stem and of every block."""
         chosen = dict(architecture.decisions)
         width, channels = int(chosen["width"]), self.input_shape[0]
-        stem: list[tuple[int, int, int, int]] = []
-        if self.stem == "convolution":
-            for _ in range(int(math.log2(self.patch_size))):
-                stem.append((channels, width // 2, 3, 2))
-                channels = width // 2
-            stem.append((channels, width, 1, 1))
+        if self.stem == "patch":
+            stem = [(channels, width, self.patch_size, self.patch_size, 0)]
         else:
-            stem.append((channels, width, self.patch_size, self.patch_size))
+            inputs = [channels, *[width // 2] * int(math.log2(self.patch_size))]
+            stem = [(n, width // 2, 3, 2, 1) for n in inputs[:-1]] + [(inputs[-1], width, 1, 1, 0)]
         blocks = tuple(
             BlockSpec(width, int(chosen[f"block{b}.heads"]), self.head_channels, round(width * chosen[f"block{b}.mlp"]))
             for b in range(1, int(chosen["depth"]) + 1)
@@ -218,18 +209,14 @@ class ViTFamily(Family):
     def channel_groups(self) -> list[ChannelGroup]:
         """The hidden channels of every MLP."""
         kinds = frozenset({"width", "expand"})
+        blocks = [f"blocks.{index}" for index in range(self.depth_choices[-1])]
         return [
-            ChannelGroup(
-                kinds,
-                (f"blocks.{block}.expand.weight", f"blocks.{block}.expand.bias"),
-                (f"blocks.{block}.project.weight",),
-            )
-            for block in range(self.depth_choices[-1])
+            ChannelGroup(kinds, (f"{block}.expand.weight", f"{block}.expand.bias"), (f"{block}.project.weight",))
+            for block in blocks
         ]
 
     def _measure_stem(self, plan: ViTPlan, meter: CostMeter, x: Activation) -> Activation:
-        for index, (_, outputs, kernel, stride) in enumerate(plan.stem):
-            last = index == len(plan.stem) - 1
-            padding = kernel // 2 if stride < kernel else 0
+        for index, (_, outputs, kernel, stride, padding) in enumerate(plan.stem, start=1):
+            last = index == len(plan.stem)
             x = meter.convolution(x, outputs, kernel, stride, bias=last, batch_norm=not last, padding=padding)
         return x
