@@ -29,7 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mobilenetv3": {"width_multiplier": 0.5, "depth_choices": [1, 2], "dropout": 0.0},
     "proxyless": {"width_multiplier": 0.5, "depth_choices": [1, 2], "dropout": 0.0},
     "mobilenetv2": {"width_multiplier": 0.5, "depth_choices": [1, 2], "dropout": 0.0},
-    "vit": {"patch_size": 2, "width_choices": [48, 64, 96], "depth_choices": [2, 4, 6], "heads_choices": [1, 2, 3]},
+    "vit": {"width_choices": [48, 64, 96], "depth_choices": [2, 4, 6], "heads_choices": [1, 2, 3]},
 }
 OVERRIDES: dict[str, list[str]] = {
     "vit": ["optimizer.name=adamw", "optimizer.weight_decay=0.05", "optimizer.gradient_clip=1.0"],
@@ -52,6 +52,8 @@ def configuration(name: str, family: str, seed: int, overrides: list[str]) -> Co
         for phase in base.phases
     ]
     options = {"family": family, **OPTIONS.get(family, {})}
+    if family == "vit" and base.data.name == "digits":
+        options["patch_size"] = 2  # 8x8 images: 16 tokens
     values = base.model_dump(mode="json") | {"supernet": options, "energy": {"enabled": False}}
     values["phases"] = [phase.model_dump(mode="json") for phase in phases]
     return Config.model_validate(values)
