@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from proard.attacks import PGD, ThreatModel
-from proard.config import AttackConfig, Component, Config, PhaseConfig
+from proard.attacks import Attack, ThreatModel, attacks
+from proard.config import AttackConfig, Component, Config, PhaseConfig, TeacherConfig
 from proard.data import DataSplits, ImageSet, epoch_batches, sequential_batches
 from proard.errors import UserError
+from proard.fixed_network import published_options, resolve
 from proard.objectives import Objective, objectives
 from proard.registry import import_modules
 from proard.samplers import Sampler, samplers
@@ -26,42 +27,67 @@ def threat_model(config: Config) -> ThreatModel:
     return ThreatModel(norm=config.threat.norm, eps=config.threat.eps)
 
 
-def pgd(attack: AttackConfig, threat: ThreatModel, where: str = "attack") -> PGD:
-    """The projected-gradient attack of a section of the configuration.
+def attack(settings: AttackConfig, threat: ThreatModel, where: str = "attack") -> Attack:
+    """The attack of a section of the configuration.
 
     Raises:
-        UserError: a combination of options that makes no sense.
+        UserError: an unknown name or option, an attack for another norm, or a missing package.
     """
-    try:
-        return PGD(threat, steps=attack.steps, step_size=attack.step_size, start=attack.start, restarts=attack.restarts)
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
+    # Random draws come from the run's generators, and the labels of a configuration are the true ones.
+    built = attacks.build(settings.name, settings.options, where=where, threat=threat, seed=0, targeted=False)
+    built.require_packages()
+    return built
+
+
+def training_attack(config: Config) -> Attack:
+    """The inner maximisation of the objectives.
+
+    Raises:
+        UserError: as `attack`, or an attack that cannot raise an objective's loss.
+    """
+    built = attack(config.attack, threat_model(config))
+    if not built.trains:
+        raise UserError(
+            f"attack: '{config.attack.name}' is for evaluation, it cannot raise an objective's loss; "
+            "use pgd, or another of its kind such as nfgsm"
+        )
+    return built
 
 
 def supernet_for(config: Config, data: DataSplits) -> Supernet:
     """A new supernet for these images; its normalisation is that of the training images unless the config sets one.
+
+    In `mode: student` it has the one architecture that is trained, with random weights.
 
     Raises:
         UserError: an unknown family or option, a value out of range, or a module of ``imports`` that cannot be
         imported.
     """
     import_modules(config.imports)
+    config = resolve(config)
+    architecture = None if config.mode == "supernet" else config.student.architecture
     given: dict[str, Any] = {"num_classes": data.num_classes, "input_shape": data.input_shape, "seed": config.seed}
+    given["architecture"] = architecture
     if wrong := sorted(given.keys() & config.supernet.options.keys()):
-        source = "the top-level key seed" if wrong[0] == "seed" else "the images"
+        source = {"seed": "the top-level key seed", "architecture": "student.architecture"}.get(wrong[0], "the images")
         raise UserError(f"supernet.{wrong[0]}: remove it; it comes from {source}")
-    options = {"mean": data.mean, "std": data.std, **config.supernet.options}
+    published = published_options(config, data.input_shape[0])
+    options = {"mean": data.mean, "std": data.std, **published, **config.supernet.options}
     try:
-        return build_supernet(config.supernet.family, **given, **options)
+        supernet = build_supernet(config.supernet.family, **given, **options)
+        supernet.space.cost(supernet.space.largest())  # shows whether a timm network takes the images
+        return supernet
     except UserError as error:
-        raise UserError(f"supernet: {str(error).removeprefix('build_supernet: ')}") from error
+        message = str(error).removeprefix("build_supernet: ")
+        section = "student." if message.startswith("architecture") else "supernet: "
+        raise UserError(section + message) from error
 
 
 def phase_objective(config: Config, index: int) -> Objective:
     """The objective of a phase."""
     component = config.phases[index].objective
-    attack = pgd(config.attack, threat_model(config))
-    return objectives.build(component.name, component.options, where=f"phases.{index}.objective", attack=attack)
+    where = f"phases.{index}.objective"
+    return objectives.build(component.name, component.options, where=where, attack=training_attack(config))
 
 
 def joint_objective(config: Config) -> Objective:
@@ -71,8 +97,8 @@ def joint_objective(config: Config) -> Objective:
         UserError: an objective that needs a teacher itself.
     """
     component = config.teacher.objective or DEFAULT_JOINT_OBJECTIVE
-    attack = pgd(config.attack, threat_model(config))
-    objective = objectives.build(component.name, component.options, where="teacher.objective", attack=attack)
+    where = "teacher.objective"
+    objective = objectives.build(component.name, component.options, where=where, attack=training_attack(config))
     if objective.needs_teacher:
         raise UserError(f"teacher.objective: '{component.name}' needs a teacher itself; use trades or sat")
     return objective
@@ -117,10 +143,15 @@ def check_phases(config: Config, space: SearchSpace) -> None:
     for index, phase in enumerate(config.phases):
         objective = phase_objective(config, index)
         phase_sampler(config, index, space)
-        if index == 0 and objective.needs_teacher and config.teacher.mode == "frozen":
+        if index == 0 and objective.needs_teacher and config.teacher == TeacherConfig():
+            if config.mode == "student":
+                raise UserError(
+                    f"phases.0: '{phase.name}' distils from a teacher, and there is none; give one with teacher: (a "
+                    "student directory, a file, timm:NAME, robustbench:NAME), or use an objective without: trades"
+                )
             raise UserError(
                 f"phases.0: '{phase.name}' distils from a frozen teacher, but no phase before it trains one; "
-                "begin with a phase of objective trades, or set teacher.mode=joint"
+                "begin with a phase of objective trades, set teacher.mode=joint, or give a teacher from elsewhere"
             )
         if phase.warmup_epochs >= phase.epochs:
             raise UserError(
@@ -128,12 +159,12 @@ def check_phases(config: Config, space: SearchSpace) -> None:
             )
     if config.teacher.mode == "joint":
         joint_objective(config)
-    for where, attack in (
+    for where, section in (
         ("validation", config.validation),
         ("search", config.search),
         ("evaluation", config.evaluation),
     ):
-        pgd(attack.attack, threat_model(config), f"{where}.attack")
+        attack(section.attack, threat_model(config), f"{where}.attack")
 
 
 def evaluation_batch_size(input_shape: tuple[int, int, int], device: torch.device) -> int:

@@ -17,7 +17,7 @@ from proard import __version__
 from proard.errors import Stopped, UserError
 
 if TYPE_CHECKING:
-    from proard.evaluation import Accuracy
+    from proard.evaluation import Accuracy, Evaluation
 
 app = typer.Typer(
     name="proard",
@@ -64,11 +64,13 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a supernet."""
+    """Train a supernet, or with `mode: student` in the configuration one fixed network."""
+    from proard.run import Run
     from proard.training import train
 
     path = train(config, run=run, overrides=set_, scale_epochs=scale_epochs, resume=resume, quiet=quiet)
-    print(f"trained: {path}\nnext:    proard extract --run {path} --flops 100M")
+    budget = " --flops 100M" if Run(path).config().mode == "supernet" else ""
+    print(f"trained: {path}\nnext:    proard extract --run {path}{budget}")
 
 
 @app.command()
@@ -86,7 +88,7 @@ def extract(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Cut the best student for each budget out of a trained supernet."""
+    """Cut the best student for each budget out of a trained supernet; a run of one network needs no budget."""
     from proard.budgets import parse_budgets
 
     budgets = parse_budgets({"flops": flops, "params": params, "memory": memory, "size": size})
@@ -113,27 +115,55 @@ def evaluate(
     path: Annotated[
         Path, typer.Argument(metavar="STUDENT_DIR|RUN_DIR", help="A student, or a run for all of its students.")
     ],
-    attack: Annotated[list[str], typer.Option(metavar="NAME", help="fgsm, pgd20, pgd20x5 ...; repeatable.")] = [],  # noqa: B006
+    attack: Annotated[
+        list[str], typer.Option(metavar="NAME", help="fgsm, pgd20, square1000, autoattack ...; repeatable.")
+    ] = [],  # noqa: B006
     limit: Annotated[int | None, typer.Option(metavar="N", help="Use this many test images.")] = None,
     data_root: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the images are on this machine.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     import_: Annotated[
         list[str], typer.Option("--import", metavar="MODULE", help="Import first: registers a family of your own.")
     ] = [],  # noqa: B006
+    check: Annotated[
+        bool, typer.Option("--check", help="Also look for signs that robustness is overstated (gradient masking).")
+    ] = False,
+    diagnose: Annotated[
+        bool,
+        typer.Option("--diagnose", help="Also measure local linearity and a curve over eps; kept in diagnostics.json."),
+    ] = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|SOURCE", help="With --diagnose: compare with this teacher's input gradients and loss."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a student directory on the test split; without --attack, repeat the numbers of its card."""
+    """Measure a student directory on the test split; without --attack, repeat the numbers of its card.
+
+    Several attacks are a cascade: each one sees only what is still classified correctly.
+    """
     from proard.evaluation import evaluate
     from proard.registry import import_modules
 
     import_modules(import_, "--import")
-    results = evaluate(path, attack, limit=limit, data_root=data_root, device=device)
+    results = evaluate(
+        path, attack, limit=limit, data_root=data_root, device=device, check=check, diagnose=diagnose, teacher=teacher
+    )
     if as_json:
-        accuracies = [{"clean": r.measurement.clean, **r.measurement.robust} for r in results]
-        plain = [{name: accuracy.as_dict() for name, accuracy in measured.items()} for measured in accuracies]
-        print(json.dumps([{"path": str(r.path), **p} for r, p in zip(results, plain, strict=True)], indent=1))
+        print(json.dumps([result.as_dict() for result in results], indent=1))
         return
     _print_table([_row(r.card, r.path, {"clean": r.measurement.clean, **r.measurement.robust}) for r in results])
+    if any(len(result.measurement.robust) > 1 for result in results):
+        print("\nwhat each attack broke of what the ones before it left")
+        _print_rows([row for result in results for row in _cascade(result)])
+    for result in results if check else []:
+        for finding in result.findings or ():
+            print(f"warning: {result.path.name}: {finding}")
+        if not result.findings:
+            print(f"{result.path.name}: no sign of gradient masking, which is no proof of robustness")
+    for result in results if diagnose else []:
+        print(f"\n{result.path.name}: {result.diagnostics}")
 
 
 @app.command()
@@ -170,6 +200,25 @@ def _row(card: dict[str, Any], path: Path, accuracies: dict[str, Accuracy]) -> d
 def _print_table(rows: Sequence[dict[str, str]]) -> None:
     """Aligned columns; the header says what FLOPs are."""
     print("test accuracy with 95 % interval; 1 multiply-add = 1 FLOP")
+    _print_rows(rows)
+
+
+def _cascade(result: Evaluation) -> list[dict[str, str]]:
+    """A row for every attack: how many images it saw, and how many it broke."""
+    return [
+        {
+            "student": result.path.name,
+            "attack": name,
+            "attacked": str(accuracy.attacked),
+            "broken": str(accuracy.broken),
+            "left": str(accuracy.correct),
+            "left %": str(accuracy),
+        }
+        for name, accuracy in result.measurement.robust.items()
+    ]
+
+
+def _print_rows(rows: Sequence[dict[str, str]]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
     widths = {name: max(len(name), *(len(row.get(name, "")) for row in rows)) for name in names}
     for row in [{name: name for name in names}, *rows]:

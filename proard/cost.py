@@ -141,6 +141,12 @@ class CostMeter:
         """A tensor of parameters that is added in place, such as an embedding of positions."""
         self._add_state(count)
 
+    def add_measured(self, multiply_adds: int, parameters: int, buffers: int, tensors: int, peak_elements: int) -> None:
+        """A whole network that was measured rather than walked through; buffers in units of 4 bytes."""
+        self.multiply_adds += multiply_adds
+        self._add_state(parameters, buffers, tensors)
+        self._peak_elements = max(self._peak_elements, peak_elements)
+
     def _add_state(self, parameters: int, buffers: int = 0, tensors: int = 1) -> None:
         self.parameters += parameters
         self._state_elements += parameters + buffers

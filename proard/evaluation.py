@@ -1,141 +1,37 @@
-"""Clean and robust accuracy, with intervals; and the `evaluate` command."""
+"""The `evaluate` command: clean and robust accuracy of student directories, on the data they were made for."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from proard.attacks import PGD, ThreatModel
-from proard.attacks.pgd import fgsm
+from proard import __version__
+from proard.attacks import Attack
+from proard.attacks.presets import attack_as_dict as attack_as_dict
+from proard.attacks.presets import attack_from_dict, named_attack
 from proard.build import evaluation_batches
 from proard.config import DEVICE_NAMES, DataConfig
 from proard.data import DataSplits, load_data
 from proard.device import resolve_device
+from proard.diagnostics import Diagnostics
+from proard.diagnostics import diagnose as diagnose_transfer
+from proard.diagnostics.teacher import named_teacher
 from proard.errors import UserError
 from proard.export import CARD, load_student
+from proard.files import write_json
+from proard.masking import Finding, check_masking
+from proard.measurement import Z_95 as Z_95
+from proard.measurement import Accuracy as Accuracy
+from proard.measurement import Measurement, measure
 from proard.run import Run
-from proard.supernet import require_calibrated
+from proard.teachers import ExternalTeacher
 
-Z_95 = 1.959964
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """A number of correctly classified images out of a total."""
-
-    correct: int
-    total: int
-
-    @property
-    def value(self) -> float:
-        """In [0, 1]; 0 for no images."""
-        return self.correct / self.total if self.total else 0.0
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of Wilson (1927), in [0, 1]."""
-        if not self.total:
-            return 0.0, 1.0
-        n, p = self.total, self.value
-        centre = (p + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
-        half = Z_95 / (1 + Z_95**2 / n) * math.sqrt(p * (1 - p) / n + Z_95**2 / (4 * n * n))
-        # Exact at the ends, where rounding would put the value itself outside.
-        return (centre - half if self.correct else 0.0), (centre + half if self.correct < n else 1.0)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Value, images and interval, for JSON."""
-        low, high = self.interval
-        return {"accuracy": self.value, "correct": self.correct, "images": self.total, "interval_95": [low, high]}
-
-    def __str__(self) -> str:
-        return f"{100 * self.value:.1f}"
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Clean accuracy, and robust accuracy per attack (by name): correct on the image and on every perturbed one."""
-
-    clean: Accuracy
-    robust: dict[str, Accuracy]
-
-
-def measure(
-    network: nn.Module,
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    attacks: dict[str, PGD],
-    *,
-    seed: int = 0,
-) -> Measurement:
-    """Evaluate a calibrated network in float32 and evaluation mode; its modes are put back.
-
-    Each attack sees only images that are classified correctly without it.
-
-    Args:
-        network: images (N, C, H, W) in [0, 1] to logits.
-        batches: pairs of images and labels, on the network's device.
-        attacks: by the name to report.
-        seed: of the attacks' random starts.
-
-    Raises:
-        UserError: the network has batch norm that was never calibrated.
-    """
-    require_calibrated(network)
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    total, clean, robust = 0, 0, dict.fromkeys(attacks, 0)
-    generators: dict[str, torch.Generator] = {}
-    try:
-        for images, labels in batches:
-            with torch.no_grad():
-                correct = network(images).argmax(1) == labels
-            total, clean = total + len(labels), clean + int(correct.sum())
-            images, labels = images[correct], labels[correct]
-            for name, attack in attacks.items():
-                generator = generators.setdefault(name, torch.Generator(images.device).manual_seed(seed))
-                adversarial = attack(network, images, labels, generator=generator)
-                with torch.no_grad():
-                    robust[name] += int((network(adversarial).argmax(1) == labels).sum())
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    return Measurement(Accuracy(clean, total), {name: Accuracy(count, total) for name, count in robust.items()})
-
-
-def attack_as_dict(attack: PGD) -> dict[str, Any]:
-    """Name and full parameters of an attack, for JSON."""
-    parameters = asdict(attack)
-    parameters.pop("seed")  # calls pass a generator; its seed is recorded beside the result
-    return {"name": attack.name, **parameters, "step_size": attack.resolved_step_size}
-
-
-def attack_from_dict(values: dict[str, Any]) -> PGD:
-    """The attack that `attack_as_dict` described."""
-    options = {key: value for key, value in values.items() if key not in ("name", "threat")}
-    threat = {**values["threat"], "bounds": tuple(values["threat"]["bounds"])}
-    return PGD(ThreatModel(**threat), **options)
-
-
-def named_attack(name: str, threat: ThreatModel) -> PGD:
-    """``fgsm``, or ``pgdN`` for N steps of 2.5 eps / N; ``pgdNxR`` has R restarts.
-
-    Raises:
-        UserError: another name.
-    """
-    if name == "fgsm":
-        return fgsm(threat)
-    match = re.fullmatch(r"pgd([1-9]\d*)(?:x([1-9]\d*))?", name)
-    if match is None:
-        raise UserError(
-            f"--attack {name}: unknown; valid: fgsm, pgdN for N steps (pgd20), pgdNxR for R restarts (pgd20x5)"
-        )
-    return PGD(threat, steps=int(match[1]), restarts=int(match[2] or 1))
+CHECKED_IMAGES = 100  # on which signs of gradient masking are looked for
+DIAGNOSED_IMAGES = 1000  # unless a limit asks for more
+DIAGNOSTICS = "diagnostics.json"
 
 
 @dataclass(frozen=True)
@@ -145,12 +41,41 @@ class Evaluation:
     Attributes:
         path: the student directory.
         card: its student.json.
-        measurement: clean accuracy, and robust accuracy by attack.
+        measurement: clean accuracy, and robust accuracy after each attack (by name) of the cascade.
+        attacks: by the same names.
+        seed: of the attacks and of the subset.
+        limit: the number of images in the stratified subset; None for all.
+        findings: signs of gradient masking; None if they were not looked for.
+        diagnostics: of robustness and of its transfer from a teacher; None if they were not asked for.
+        teacher: the source of that teacher, and the checksum of its file if it is one.
     """
 
     path: Path
     card: dict[str, Any]
     measurement: Measurement
+    attacks: Mapping[str, Attack]
+    seed: int
+    limit: int | None
+    findings: tuple[Finding, ...] | None = None
+    diagnostics: Diagnostics | None = None
+    teacher: Mapping[str, str | None] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every number with what it is of: split, seed, subset, and all parameters of the attack; for JSON."""
+        subset = {"split": "test", "seed": self.seed, "limit": self.limit}
+        plain: dict[str, Any] = {"path": str(self.path), "clean": {**self.measurement.clean.as_dict(), **subset}}
+        for name, accuracy in self.measurement.robust.items():
+            plain[name] = {**accuracy.as_dict(), **subset, "attack": attack_as_dict(self.attacks[name])}
+        if self.findings is not None:
+            plain["findings"] = [{**asdict(finding), "explained": finding.pointer} for finding in self.findings]
+        if self.diagnostics is not None:
+            plain["diagnostics"] = self.diagnostics_as_dict()
+        return plain
+
+    def diagnostics_as_dict(self) -> dict[str, Any]:
+        """The content of the student's `DIAGNOSTICS`; only where there are diagnostics."""
+        assert self.diagnostics is not None
+        return {"proard": __version__, "split": "test", "teacher_source": self.teacher, **self.diagnostics.as_dict()}
 
 
 def evaluate(
@@ -160,27 +85,39 @@ def evaluate(
     limit: int | None = None,
     data_root: str | Path | None = None,
     device: str = "auto",
+    check: bool = False,
+    diagnose: bool = False,
+    teacher: str | None = None,
 ) -> list[Evaluation]:
     """Measure students on the test split of the data they were made for.
 
     Args:
         path: a student directory, or a run directory for all students in it.
-        attacks: such as ``pgd20``; default those in the student's card, with which it repeats the card's numbers.
+        attacks: such as ``pgd20``, as a cascade: each sees what the ones before it left; default those in the
+            student's card, with which it repeats the card's numbers.
         limit: use a stratified subset of this many test images; default as in the card.
         data_root: where the images are on this machine; default where they were.
         device: ``auto``, ``cpu``, ``cuda``.
+        check: also look for signs of gradient masking, on at most `CHECKED_IMAGES` of the images.
+        diagnose: also measure local linearity, a curve over radii and what follows from them (`proard.diagnostics`), on
+            at most `DIAGNOSED_IMAGES` of the images unless ``limit`` says more; kept in the student's `DIAGNOSTICS`.
+        teacher: to diagnose transfer from; a source, or a section ``teacher:`` of a configuration in braces.
 
     Raises:
-        UserError: no student there, a damaged one, an unknown attack, images that cannot be found.
+        UserError: no student there, a damaged one, an unknown attack, images that cannot be found, or a teacher that
+            cannot be loaded or does not fit them.
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: must be at least 1")
+    if teacher is not None and not diagnose:
+        raise UserError(f"--teacher {teacher}: only --diagnose compares with a teacher; add it")
     if not re.fullmatch(DEVICE_NAMES, device):
         raise UserError(f"--device {device}: unknown; valid: auto, cpu, cuda, cuda:1 ...")
     folders = _student_directories(Path(path))
     where = resolve_device(device)
     results = []
-    loaded: dict[DataConfig, DataSplits] = {}  # the students of one run share their images
+    loaded: dict[DataConfig, DataSplits] = {}  # the students of one run share their images, and the teacher
+    teachers: dict[DataConfig, ExternalTeacher] = {}
     for folder in folders:
         student = load_student(folder).to(where)
         card: dict[str, Any] = student.card  # type: ignore[assignment]
@@ -193,14 +130,32 @@ def evaluate(
             raise UserError(
                 f"student {folder}: the data {settings.name} at {settings.root} have other classes than its card"
             )
-        images = data.test.subset(recorded_limit if limit is None else limit, seed)
-        batches = evaluation_batches(images, data.input_shape, where)
-        result = measure(student, batches, {attack.name: attack for attack in chosen}, seed=seed)
-        results.append(Evaluation(folder, card, result))
+        threat = recorded[0].threat
+        if teacher is not None and settings not in teachers:
+            teachers[settings] = named_teacher(teacher, data, data_name=settings.name, norm=threat.norm, device=where)
+        size = recorded_limit if limit is None else limit
+        batches = evaluation_batches(data.test.subset(size, seed), data.input_shape, where)
+        by_name = {attack.name: attack for attack in chosen}
+        result = measure(student, batches, by_name, seed=seed)
+        findings = None
+        if check:
+            few = data.test.subset(min(size or CHECKED_IMAGES, CHECKED_IMAGES), seed)
+            batches = evaluation_batches(few, data.input_shape, where)
+            findings = tuple(check_masking(student, batches, recorded[0].threat, limit=CHECKED_IMAGES, seed=seed))
+        evaluation = Evaluation(folder, card, result, by_name, seed, size, findings)
+        if diagnose:
+            some = data.test.subset(min(size or DIAGNOSED_IMAGES, DIAGNOSED_IMAGES) if limit is None else limit, seed)
+            batches = evaluation_batches(some, data.input_shape, where)
+            tutor = teachers.get(settings)
+            diagnostics = diagnose_transfer(student, tutor, batches, threat, seed=seed)
+            source = None if tutor is None else {"source": tutor.source, "sha256": tutor.sha256}
+            evaluation = replace(evaluation, diagnostics=diagnostics, teacher=source)
+            write_json(folder / DIAGNOSTICS, evaluation.diagnostics_as_dict())
+        results.append(evaluation)
     return results
 
 
-def _recorded(card: dict[str, Any], folder: Path) -> tuple[DataConfig, list[PGD], int, int | None]:
+def _recorded(card: dict[str, Any], folder: Path) -> tuple[DataConfig, list[Attack], int, int | None]:
     """How a card's numbers were made: the data, the attacks, their seed, and the number of test images if not all."""
     try:
         evaluation = card["evaluation"]

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from proard.attacks import PGD
+from proard import build
+from proard.attacks import Attack
 from proard.budgets import Budget
-from proard.build import calibration_batches, check_phases, evaluation_batches, pgd, supernet_for, threat_model
+from proard.build import calibration_batches, check_phases, evaluation_batches, supernet_for, threat_model
 from proard.config import Config
 from proard.data import DataSplits, load_data
 from proard.device import resolve_device
@@ -58,6 +59,8 @@ def extract(
 ) -> list[Extracted]:
     """Choose a student for every budget on validation images, calibrate it, measure it on test images, and write it.
 
+    A run of `mode: student` has one student, which needs no budget and is then written to ``students/student``.
+
     Args:
         budgets: any number of `Budget`s, or pairs such as ``("flops", "100M")``.
         flops: a budget of multiply-adds, such as ``"100M"``.
@@ -78,17 +81,18 @@ def extract(
     limits = [b if isinstance(b, Budget) else Budget.parse(*b) for b in wanted]
     named = {"flops": flops, "params": params, "memory": memory, "size": size}
     limits += [Budget.parse(kind, text) for kind, text in named.items() if text is not None]
-    if not limits:
-        raise UserError("extract needs a budget, such as flops='100M' (or params, memory, size)")
     preference(prefer)  # refuses an unknown one
     check_formats(formats)
     directory = Run.find(run)
+    if not limits and directory.config().mode == "supernet":
+        raise UserError("extract needs a budget, such as --flops 100M (or --params, --memory, --size)")
     extractor = Extractor(directory, quiet)
     for budget in limits:
         budget.check(extractor.supernet.space.cost(extractor.supernet.space.smallest()))
     place = _writable(directory.students if out is None else Path(out))
     with EnergyMeter(extractor.config.energy, directory.energy, "extract"):
-        return [extractor.write(budget, place, prefer, formats) for budget in limits]
+        wanted_students: list[Budget | None] = [*limits] or [None]
+        return [extractor.write(budget, place, prefer, formats) for budget in wanted_students]
 
 
 def _writable(folder: Path) -> Path:
@@ -136,7 +140,7 @@ class Extractor:
     def choose(self, budget: Budget, prefer: Prefer) -> Architecture:
         """The best architecture within the budget, by accuracy on validation images."""
         settings, space = self.config.search, self.supernet.space
-        attack = pgd(settings.attack, threat_model(self.config), "search.attack")
+        attack = build.attack(settings.attack, threat_model(self.config), "search.attack")
         images = self.data.validation.subset(settings.images, self.config.seed)
         batches = list(evaluation_batches(images, self.data.input_shape, self.device))
         bar = tqdm(
@@ -165,19 +169,22 @@ class Extractor:
                 known=self.labels,
             )
 
-    def write(self, budget: Budget, out: Path, prefer: Prefer, formats: Sequence[str]) -> Extracted:
+    def write(self, budget: Budget | None, out: Path, prefer: Prefer, formats: Sequence[str]) -> Extracted:
         """Choose, calibrate, measure on the test split, and write the student directory."""
-        architecture = self.choose(budget, prefer)
+        space = self.supernet.space
+        architecture = space.largest() if budget is None or space.size == 1 else self.choose(budget, prefer)
         student = self.supernet.extract(architecture, self.calibration)
-        attack = pgd(self.config.evaluation.attack, threat_model(self.config), "evaluation.attack")
+        attack = build.attack(self.config.evaluation.attack, threat_model(self.config), "evaluation.attack")
         images = self.data.test.subset(self.config.evaluation.limit, self.config.seed)
         batches = evaluation_batches(images, self.data.input_shape, self.device)
         result = measure(student, batches, {attack.name: attack}, seed=self.config.seed)
         card = self._card(budget, architecture, result, attack)
-        path = out / budget.name
+        path = out / ("student" if budget is None else budget.name)
         return Extracted(path, write_student(path, student, card, formats))
 
-    def _card(self, budget: Budget, architecture: Architecture, result: Measurement, attack: PGD) -> dict[str, Any]:
+    def _card(
+        self, budget: Budget | None, architecture: Architecture, result: Measurement, attack: Attack
+    ) -> dict[str, Any]:
         threat = attack.threat
         versions = environment()
         data = self.config.data.model_dump(mode="json", exclude={"augmentation"})
@@ -186,7 +193,7 @@ class Extractor:
         return {
             **describe(self.supernet.family, architecture),
             "classes": list(self.data.class_names),
-            "budget": {"kind": budget.kind, "limit": budget.limit, "text": budget.text},
+            "budget": budget and {"kind": budget.kind, "limit": budget.limit, "text": budget.text},
             "threat_model": {"norm": threat.norm, "eps": threat.eps, "bounds": list(threat.bounds)},
             "clean_accuracy": result.clean.value,
             "robust_accuracy": result.robust[attack.name].value,

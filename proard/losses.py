@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional
 
 
-def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
+def at_least_float32(logits: torch.Tensor) -> torch.Tensor:
+    """The same in float32, whatever the autocast; float64 stays."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -19,11 +20,9 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, label_smoothing
     Args:
         logits: of any floating type.
         labels: class indices.
-        label_smoothing: in [0, 1): the share of the target spread evenly over all classes.
+        label_smoothing: in [0, 1]: the share of the target spread evenly over all classes.
     """
-    return functional.cross_entropy(
-        _at_least_float32(logits), labels, reduction="none", label_smoothing=label_smoothing
-    )
+    return functional.cross_entropy(at_least_float32(logits), labels, reduction="none", label_smoothing=label_smoothing)
 
 
 def kl_divergence(target_logits: torch.Tensor, logits: torch.Tensor, *, temperature: float = 1.0) -> torch.Tensor:
@@ -37,8 +36,8 @@ def kl_divergence(target_logits: torch.Tensor, logits: torch.Tensor, *, temperat
         logits: the distribution to be changed.
         temperature: positive.
     """
-    target = functional.log_softmax(_at_least_float32(target_logits) / temperature, dim=1)
-    log_probabilities = functional.log_softmax(_at_least_float32(logits) / temperature, dim=1)
+    target = functional.log_softmax(at_least_float32(target_logits) / temperature, dim=1)
+    log_probabilities = functional.log_softmax(at_least_float32(logits) / temperature, dim=1)
     return functional.kl_div(log_probabilities, target, reduction="none", log_target=True).sum(1)
 
 
@@ -47,7 +46,7 @@ def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
     The loss of Carlini and Wagner (arXiv 1608.04644, f6) with the opposite sign, without a confidence bound.
     """
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     true = logits.gather(1, labels[:, None]).squeeze(1)
     others = logits.scatter(1, labels[:, None], float("-inf")).amax(1)
     return others - true

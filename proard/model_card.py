@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-TEMPLATE = """# A robust image classifier, {budget}
+TEMPLATE = """# A robust image classifier{budget}
 
-Cut out of a weight-sharing network by proard {version}.
+{origin} by proard {version}.
 
 | | |
 |---|---|
@@ -45,11 +45,12 @@ Classes, in the order of the logits: {class_names}.
 
 def model_card(card: dict[str, Any]) -> str:
     """Markdown for people, from the content of student.json."""
-    evaluation = card["evaluation"]
+    evaluation, budget = card["evaluation"], card["budget"]
     rows = [("clean accuracy", evaluation["clean"])]
     rows += [(f"robust accuracy, {robust['attack']['name']}", robust) for robust in evaluation["robust"]]
     return TEMPLATE.format(
-        budget=f"at most {card['budget']['text']} ({card['budget']['kind']})",
+        budget="" if budget is None else f", at most {budget['text']} ({budget['kind']})",
+        origin="Trained as it is" if budget is None else "Cut out of a weight-sharing network",
         version=card["versions"]["proard"],
         family=card["family"],
         classes=card["num_classes"],

@@ -72,7 +72,7 @@ def main() -> None:
     about = environment()
     print(f"Command: `python {' '.join(sys.argv)}`  ")
     print(f"Commit {about['git_commit']}, {about['processor']}, {about['threads']} threads, torch {about['torch']}.\n")
-    print("| family | student | multiply-adds | parameters | clean % | PGD-20 % | training s |")
+    print("| family | student | multiply-adds | parameters | clean % | PGD-20 % | training CPU s |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for family in arguments.families:
         rows: dict[str, list[tuple[float, float]]] = {}
@@ -81,9 +81,9 @@ def main() -> None:
         for seed in arguments.seeds:
             config = configuration(arguments.config, family, seed, arguments.overrides)
             with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
-                started = time.monotonic()
+                started = time.process_time()
                 run = train(config, run=Path(folder) / "run", quiet=True)
-                seconds.append(time.monotonic() - started)
+                seconds.append(time.process_time() - started)
                 for name, (cost, clean, robust) in measure_ends(run, arguments.limit).items():
                     costs[name] = cost
                     rows.setdefault(name, []).append((100 * clean.value, 100 * robust.value))

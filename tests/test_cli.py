@@ -106,7 +106,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["train", "--config", "tiny.yaml", "--run", "tiny.yaml/inside"], ["tiny.yaml/inside"]),
         (["train", "--resume"], ["runs/", "proard train --config"]),
         (["train", "--resume", "--run", "nowhere"], ["nowhere"]),
-        (["extract"], ["budget", "--flops 100M"]),
+        (["extract"], ["runs/", "proard train --config"]),
         (["extract", "--flops", "1M"], ["runs/", "proard train --config"]),
         (["extract", "--flops", "1M", "--run", "nowhere"], ["nowhere"]),
         (["extract", "--flops", "ten"], ["--flops ten", "100M"]),

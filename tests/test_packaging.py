@@ -92,13 +92,13 @@ def test_light_imports(module):
 # Architecture
 
 LAYERS = (
-    {"errors", "files", "registry", "losses", "device"},
+    {"errors", "files", "registry", "losses", "device", "weights"},
     {"config", "cost", "budgets", "supernet"},
     {"attacks"},
     {"objectives"},
-    {"samplers", "teachers", "data", "energy"},
-    {"build"},
-    {"training", "evaluation", "search", "extraction", "export", "model_card", "run"},
+    {"samplers", "teachers", "data", "energy", "export", "model_card"},
+    {"build", "fixed_network"},
+    {"training", "measurement", "masking", "evaluation", "diagnostics", "search", "extraction", "run"},
     {"report", "cli"},
 )
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -9,7 +10,8 @@ from typing import ClassVar
 
 import torch
 
-from proard.attacks.threat import ThreatModel
+from proard.attacks.threat import ThreatModel, per_image_norm
+from proard.errors import Stopped, UserError
 from proard.registry import Registry
 
 Model = Callable[[torch.Tensor], torch.Tensor]
@@ -38,10 +40,13 @@ class Attack(ABC):
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
     trains: ClassVar[bool] = True
     """Whether it can be the inner maximisation of an objective: it raises any loss it is given."""
+    packages: ClassVar[dict[str, str]] = {}
+    """Optional packages that it needs, and the extra of proard that brings each."""
 
     def __post_init__(self) -> None:
         if self.threat.norm not in self.norms:
-            raise ValueError(f"{type(self).__name__} is for norm {' or '.join(self.norms)}, got {self.threat.norm}")
+            name, norms = type(self).__name__, " or ".join(self.norms)
+            raise ValueError(f"{name} is for norm {norms}, got {self.threat.norm}; pgd is for both")
 
     @property
     @abstractmethod
@@ -82,10 +87,6 @@ class Attack(ABC):
                 f"images must be within {self.threat.bounds}, got {float(low):g} to {float(high):g}; "
                 "put normalisation inside the model"
             )
-        if loss is not None and not self.trains:
-            raise ValueError(
-                f"{type(self).__name__} has a loss of its own; an objective needs pgd or another of its kind"
-            )
         return self.perturb(model, images, labels, loss=loss, generator=generator)
 
     @abstractmethod
@@ -100,9 +101,64 @@ class Attack(ABC):
     ) -> torch.Tensor:
         """The same without checking the images, which would wait for the device: for use inside a training loop."""
 
+    def require_packages(self) -> None:
+        """Check that the optional packages which the attack needs are installed.
+
+        Raises:
+            UserError: names the package and the extra.
+        """
+        for package, extra in self.packages.items():
+            if importlib.util.find_spec(package) is None:
+                needs = f"attack {self.name} needs the package '{package}'"
+                raise UserError(f"{needs}; pip install 'proard[{extra}]'")
+
+    def refuse(self, loss: Loss | None) -> None:
+        """Accept no loss of a caller: for attacks that have only their own."""
+        if loss is not None:
+            raise ValueError(
+                f"{type(self).__name__} has a loss of its own; an objective needs pgd or another of its kind"
+            )
+
     def generator(self, images: torch.Tensor, given: torch.Generator | None) -> torch.Generator:
         """The given generator, or one of the attack's own on the images' device."""
         return torch.Generator(images.device).manual_seed(self.seed) if given is None else given
 
 
 attacks: Registry[Attack] = Registry("attack")
+
+
+class AttackError(Stopped):
+    """An attack returned something that is no admissible perturbation."""
+
+
+def check_result(attack: Attack, adversarial: torch.Tensor, images: torch.Tensor) -> None:
+    """Refuse what an attack must not return: a result that would be counted as robustness, or as the lack of it.
+
+    Args:
+        attack: for its threat model and name.
+        adversarial: what it returned.
+        images: what it was given, same shape.
+
+    Raises:
+        AttackError: another shape, values that are not finite, outside the bounds, or farther away than eps.
+    """
+    threat = attack.threat
+    if adversarial.shape != images.shape:
+        wrong = f"of shape {tuple(adversarial.shape)} for {tuple(images.shape)}"
+    elif images.numel() == 0:
+        return
+    else:
+        low, high = threat.bounds
+        delta = adversarial - images
+        distance = delta.abs().amax() if threat.norm == "linf" else per_image_norm(delta).amax()
+        least, greatest, farthest = torch.stack([adversarial.amin(), adversarial.amax(), distance]).tolist()
+        tiny = 8 * torch.finfo(torch.float32).eps * max(abs(low), abs(high))  # rounding of float32 pixel values
+        if not torch.isfinite(adversarial).all():
+            wrong = "that are not finite; look for infinite or NaN weights, or gradients, of the network"
+        elif least < low or greatest > high:
+            wrong = f"with values {least:g} to {greatest:g}, outside of {low:g} to {high:g}"
+        elif farthest > threat.eps * (1 + 1e-5) + tiny:
+            wrong = f"at {threat.norm} distance {farthest:.7g}, more than eps {threat.eps:.7g}"
+        else:
+            return
+    raise AttackError(f"attack {attack.name} returned images {wrong}")

@@ -7,15 +7,13 @@ and buffers that a forward pass in training mode would move are put back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import torch
-from torch import nn
 
 from proard.attacks.attack import Attack, Loss, Model, attacks
+from proard.attacks.steps import at_least_float32, buffers_restored, per_image, value_and_gradient
 from proard.attacks.threat import ThreatModel
 from proard.losses import cross_entropy, margin
 
@@ -48,8 +46,7 @@ def maximise(
     Returns:
         Images of the same shape and device, detached, inside the ball and the bounds.
     """
-    # float32 images and perturbation whatever the autocast: bfloat16 near 1 moves in steps of 1/256.
-    images = images.detach().to(torch.promote_types(images.dtype, torch.float32))
+    images = at_least_float32(images)
     if start == "uniform":
         perturbed = threat.random_start(images, generator)
     elif start == "gaussian":
@@ -57,14 +54,11 @@ def maximise(
         perturbed = threat.project(images + GAUSSIAN_START * noise.to(images.device), images)
     else:
         perturbed = images
-    with buffers_restored(model), torch.enable_grad():
+    with buffers_restored(model), torch.no_grad():
         for _ in range(steps):
-            perturbed = perturbed.detach().requires_grad_()
-            # Summed, not averaged: the step does not depend on the batch, and small gradients do not vanish.
-            (gradient,) = torch.autograd.grad(loss(model(perturbed), perturbed).sum(), perturbed)
-            with torch.no_grad():
-                perturbed = threat.project(perturbed + step_size * threat.ascent_direction(gradient), images)
-    return perturbed.detach()
+            _, _, gradient = value_and_gradient(model, perturbed, loss)
+            perturbed = threat.project(perturbed + step_size * threat.ascent_direction(gradient), images)
+    return perturbed
 
 
 @attacks.register("pgd")
@@ -72,8 +66,7 @@ def maximise(
 class PGD(Attack):
     """A projected-gradient attack.
 
-    ``PGD(threat, steps=20, step_size=2 / 255)(model, images, labels)`` returns adversarial images. FGSM is one step of
-    size eps from the clean images.
+    ``PGD(threat, steps=20, step_size=2 / 255)(model, images, labels)`` returns adversarial images.
 
     Attributes:
         threat: norm, radius and bounds.
@@ -117,6 +110,10 @@ class PGD(Attack):
             return "fgsm"
         return f"pgd{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
 
+    def label_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """What is raised when the caller names no loss: logits (N, K) and labels (N,) to (N,)."""
+        return cross_entropy(logits, labels)
+
     def perturb(
         self,
         model: Model,
@@ -130,15 +127,15 @@ class PGD(Attack):
         generator = self.generator(images, generator)
         sign = -1.0 if self.targeted else 1.0
 
-        def label_loss(logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-            return sign * cross_entropy(logits, labels)
+        def own_loss(logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+            return sign * self.label_loss(logits, labels)
 
         best: torch.Tensor | None = None
         for _ in range(self.restarts):
             perturbed = maximise(
                 model,
                 images,
-                loss or label_loss,
+                loss or own_loss,
                 self.threat,
                 steps=self.steps,
                 step_size=self.resolved_step_size,
@@ -153,27 +150,7 @@ class PGD(Attack):
                 best, best_score = perturbed, score
             else:
                 better = score > best_score
-                best = torch.where(better.view(-1, *[1] * (images.dim() - 1)), perturbed, best)
+                best = torch.where(per_image(better, images), perturbed, best)
                 best_score = torch.maximum(score, best_score)
         assert best is not None
         return best
-
-
-def fgsm(threat: ThreatModel) -> PGD:
-    """The fast gradient sign method (arXiv 1412.6572): one step of size eps from the clean images."""
-    return PGD(threat, steps=1, step_size=threat.eps, start="clean")
-
-
-@contextmanager
-def buffers_restored(model: Model) -> Iterator[None]:
-    """Put back the buffers (running statistics) that forward passes in training mode move, also after an exception."""
-    training = isinstance(model, nn.Module) and any(module.training for module in model.modules())
-    saved = (
-        [(buffer, buffer.clone()) for buffer in model.buffers()] if training and isinstance(model, nn.Module) else []
-    )
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in saved:
-                buffer.copy_(value)

@@ -1,5 +1,6 @@
 """The configuration of a run: its schema (`schema.py`), and how it is read, overridden and checked (`reading.py`)."""
 
+from proard.config.networks import StudentConfig, TeacherConfig
 from proard.config.reading import find_config, load_config, packaged_configs, parse_config
 from proard.config.schema import (
     DEVICE_NAMES,
@@ -23,7 +24,9 @@ __all__ = [
     "DataConfig",
     "EnergyConfig",
     "PhaseConfig",
+    "StudentConfig",
     "SupernetConfig",
+    "TeacherConfig",
     "ThreatConfig",
     "find_config",
     "load_config",

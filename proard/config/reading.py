@@ -171,4 +171,4 @@ def _valid_keys(place: Path_) -> list[str]:
         )
         if model is None:
             return []
-    return list(model.model_fields)
+    return [*model.model_fields, *getattr(model, "option_names", ())]

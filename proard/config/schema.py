@@ -6,57 +6,17 @@ and are checked against it by ``proard.registry``.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from proard.config.networks import StudentConfig, TeacherConfig
+from proard.config.values import Component, Count, Fraction, NonNegative, Number, Positive, Section
 from proard.errors import UserError
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Numbers
-
-
-def parse_number(value: Any) -> Any:
-    """Read ``8/255``, ``1e-3`` or a plain number; anything else is returned for pydantic to refuse."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*([-+.\deE]+)\s*/\s*([-+.\deE]+)\s*", value)
-        try:
-            return float(match[1]) / float(match[2]) if match else float(value)
-        except (ValueError, ZeroDivisionError):
-            return value
-    return value
-
-
-Number = Annotated[float, BeforeValidator(parse_number), Field(allow_inf_nan=False)]
-Positive = Annotated[Number, Field(gt=0)]
-NonNegative = Annotated[Number, Field(ge=0)]
-Fraction = Annotated[Number, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
 DEVICE_NAMES = r"^(auto|cpu|cuda(:\d+)?)$"
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Schema
-
-
-class Section(BaseModel):
-    """A section of the configuration: immutable, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Component(BaseModel):
-    """Something chosen by name; every further key is an option of the class of that name."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    name: str
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The keys beside ``name``; fractions such as ``8/255`` are read as numbers."""
-        return {key: parse_number(value) for key, value in (self.model_extra or {}).items()}
 
 
 class AugmentationConfig(Section):
@@ -122,8 +82,8 @@ class ThreatConfig(Section):
         return self
 
 
-class AttackConfig(Section):
-    """A projected-gradient attack."""
+class PGDOptions(Section):
+    """The options of ``pgd``."""
 
     steps: Count = 10
     step_size: Positive | None = Field(None, description="Default: 2.5 x eps / steps.")
@@ -131,19 +91,20 @@ class AttackConfig(Section):
     restarts: Count = 1
 
 
-class TeacherConfig(Section):
-    """Where distillation targets come from: the largest student, frozen after its own phase or trained jointly."""
+class AttackConfig(Component):
+    """An attack by name; every further key is an option of the attack of that name."""
 
-    mode: Literal["frozen", "joint"] = "frozen"
-    objective: Component | None = Field(
-        None, description="What the jointly trained teacher learns from; default trades."
-    )
+    name: str = "pgd"
+    option_names: ClassVar[tuple[str, ...]] = tuple(PGDOptions.model_fields)
 
-    @model_validator(mode="after")
-    def _objective_is_for_joint(self) -> TeacherConfig:
-        if self.objective is not None and self.mode == "frozen":
-            raise ValueError("teacher.objective is for mode joint; a frozen teacher is trained by the phase before it")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _options_of_pgd(cls, values: Any) -> Any:
+        """Those of the usual attack are checked, and completed, here, where the file and line are known."""
+        if not isinstance(values, dict) or values.get("name", "pgd") != "pgd":
+            return values
+        options = PGDOptions.model_validate({key: value for key, value in values.items() if key != "name"})
+        return {"name": "pgd", **options.model_dump()}
 
 
 class PhaseConfig(Section):
@@ -158,12 +119,21 @@ class PhaseConfig(Section):
     objective: Component = Component(name="rslad")
     sampler: Component = Component(name="sandwich")
     warmup_epochs: NonNegative = 0.0
+    refresh_teacher: bool = Field(
+        False, description="Freeze the largest student anew, as it is when this phase begins, as the teacher."
+    )
 
 
 DEFAULT_PHASES = (
     PhaseConfig(name="teacher", epochs=30, learning_rate=0.1, objective=Component(name="trades")),
     PhaseConfig(name="students", epochs=30, learning_rate=0.1, elastic=("all",)),
 )
+
+
+def default_student_phases(teacher: TeacherConfig) -> tuple[PhaseConfig, ...]:
+    """The one phase of `mode: student`: distillation where there is a teacher."""
+    objective = Component(name="trades" if teacher.source is None else "rslad")
+    return (PhaseConfig(name="student", epochs=30, learning_rate=0.1, objective=objective),)
 
 
 class OptimizerConfig(Section):
@@ -219,10 +189,12 @@ class Config(Section):
 
     seed: int = Field(0, ge=0)
     imports: tuple[str, ...] = Field((), description="Python modules to import first, which register families.")
+    mode: Literal["supernet", "student"] = Field("supernet", description="What is trained: see `student`.")
     data: DataConfig
     supernet: SupernetConfig = SupernetConfig()
     threat: ThreatConfig = ThreatConfig(eps=8 / 255)
     attack: AttackConfig = Field(AttackConfig(), description="The attack inside training.")
+    student: StudentConfig = StudentConfig()
     teacher: TeacherConfig = TeacherConfig()
     phases: tuple[PhaseConfig, ...] = Field(DEFAULT_PHASES, min_length=1)
     batch_size: Count = 128
@@ -237,6 +209,40 @@ class Config(Section):
     search: SearchConfig = SearchConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     energy: EnergyConfig = EnergyConfig()
+
+    @model_validator(mode="after")
+    def _mode_student_trains_one_network(self) -> Config:
+        if self.mode == "supernet":
+            if self.student != StudentConfig():
+                raise ValueError("student: is for mode student; add the top-level key 'mode: student', or remove it")
+            return self
+        for kind in ("directory", "timm"):
+            if getattr(self.student, kind) is not None and self.supernet != SupernetConfig():
+                raise ValueError(f"supernet: remove it; student.{kind} says what network it is")
+        if self.student.pretrained and self.student.timm is None and self.supernet.family != "timm":
+            raise ValueError(
+                "student.pretrained is for a timm model; name one with student.timm, or give student.weights"
+            )
+        if self.teacher.mode == "joint":
+            raise ValueError("teacher: mode joint is for mode supernet; there is no larger student to train jointly")
+        if "phases" not in self.model_fields_set:
+            object.__setattr__(self, "phases", default_student_phases(self.teacher))
+        for index, phase in enumerate(self.phases):
+            if phase.elastic:
+                raise ValueError(f"phases.{index}.elastic: mode student trains one network, of which nothing varies")
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_are_refreshed_from_the_run(self) -> Config:
+        for index, phase in enumerate(self.phases):
+            if not phase.refresh_teacher:
+                continue
+            if self.teacher.source is not None or self.teacher.mode == "joint":
+                other = "joint" if self.teacher.source is None else f"from {self.teacher.source}"
+                raise ValueError(f"phases.{index}.refresh_teacher: the teacher is {other}, so it is never frozen anew")
+            if index == 0:
+                raise ValueError("phases.0.refresh_teacher: nothing is trained before the first phase")
+        return self
 
     @model_validator(mode="after")
     def _phases_unlock_progressively(self) -> Config:

@@ -38,11 +38,13 @@ class Outcome:
         loss: scalar to minimise, averaged over images.
         clean_logits: the student's on the clean images (N, K), where the objective needed them.
         adversarial_logits: on the images it was attacked with, likewise.
+        adversarial_images: those images (N, C, H, W), for an objective that adds to this one.
     """
 
     loss: torch.Tensor
     clean_logits: torch.Tensor | None = None
     adversarial_logits: torch.Tensor | None = None
+    adversarial_images: torch.Tensor | None = None
 
 
 class Objective(ABC):
@@ -79,6 +81,36 @@ class Objective(ABC):
         Raises:
             ValueError: the objective needs a teacher and there is none.
         """
+
+    def require_fraction(self, *names: str) -> None:
+        """Check that options are in [0, 1].
+
+        Raises:
+            ValueError: one of them is not.
+        """
+        for name in names:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+
+    def require_positive(self, *names: str) -> None:
+        """Check that options are positive.
+
+        Raises:
+            ValueError: one of them is not.
+        """
+        for name in names:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+    def require_not_negative(self, *names: str) -> None:
+        """Check that options are at least 0.
+
+        Raises:
+            ValueError: one of them is not.
+        """
+        for name in names:
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,13 @@ class CrossEntropy(Objective):
     """``CE(S(x), y)``.
 
     Attributes:
-        label_smoothing: in [0, 1).
+        label_smoothing: in [0, 1].
     """
 
     label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.require_fraction("label_smoothing")
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
         """See `Objective.outcome`; the teacher is not used."""

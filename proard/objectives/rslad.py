@@ -30,17 +30,16 @@ class RSLAD(AdversarialObjective):
     needs_teacher = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.adversarial_weight <= 1:
-            raise ValueError(f"adversarial_weight must be in [0, 1], got {self.adversarial_weight}")
-        if not self.scale > 0:
-            raise ValueError(f"scale must be positive, got {self.scale}")
+        self.require_fraction("adversarial_weight")
+        self.require_positive("scale")
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
         """See `Objective.outcome`; the labels are not used."""
         with torch.no_grad():
             target = required(teacher, self)(batch.images)
-        adversarial = student(self.attacked(student, batch, lambda logits, _: kl_divergence(target, logits)))
+        images = self.attacked(student, batch, lambda logits, _: kl_divergence(target, logits))
+        adversarial = student(images)
         clean = student(batch.images)
         loss = self.adversarial_weight * kl_divergence(target, adversarial).mean()
         loss = loss + (1 - self.adversarial_weight) * kl_divergence(target, clean).mean()
-        return Outcome(self.scale * loss, clean, adversarial)
+        return Outcome(self.scale * loss, clean, adversarial, images)

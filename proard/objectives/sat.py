@@ -14,13 +14,17 @@ class AdversarialTraining(AdversarialObjective):
     """``CE(S(x'), y)`` with ``x' = argmax CE(S(x'), y)``.
 
     Attributes:
-        label_smoothing: in [0, 1); of the outer loss only.
+        label_smoothing: in [0, 1]; of the outer loss only.
     """
 
     label_smoothing: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.require_fraction("label_smoothing")
+
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
         """See `Objective.outcome`; the teacher is not used."""
-        logits = student(self.attacked(student, batch))
+        images = self.attacked(student, batch)
+        logits = student(images)
         loss = cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing).mean()
-        return Outcome(loss, adversarial_logits=logits)
+        return Outcome(loss, adversarial_logits=logits, adversarial_images=images)

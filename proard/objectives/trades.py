@@ -17,20 +17,21 @@ class TRADES(AdversarialObjective):
 
     Attributes:
         beta: weight of robustness, at least 0; 6 in the paper's headline results.
-        label_smoothing: in [0, 1); of the cross-entropy.
+        label_smoothing: in [0, 1]; of the cross-entropy.
     """
 
     beta: float = 6.0
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.beta < 0:
-            raise ValueError(f"beta must be at least 0, got {self.beta}")
+        self.require_not_negative("beta")
+        self.require_fraction("label_smoothing")
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
         """See `Objective.outcome`; the teacher is not used."""
         clean = student(batch.images)
         target = clean.detach()
-        adversarial = student(self.attacked(student, batch, lambda logits, _: kl_divergence(target, logits)))
+        images = self.attacked(student, batch, lambda logits, _: kl_divergence(target, logits))
+        adversarial = student(images)
         natural = cross_entropy(clean, batch.labels, label_smoothing=self.label_smoothing).mean()
-        return Outcome(natural + self.beta * kl_divergence(clean, adversarial).mean(), clean, adversarial)
+        return Outcome(natural + self.beta * kl_divergence(clean, adversarial).mean(), clean, adversarial, images)

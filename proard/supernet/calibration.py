@@ -31,6 +31,14 @@ def add_running_statistics(network: nn.Module) -> None:
         norm.register_buffer("num_batches_tracked", torch.tensor(0, device=weight.device))
 
 
+def remove_running_statistics(network: nn.Module) -> None:
+    """Let every batch norm normalise by its batch, in training and evaluation mode alike."""
+    for norm in _batch_norms(network):
+        norm.track_running_stats = False
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            norm.register_buffer(name, None)
+
+
 def calibrate(network: nn.Module, batches: Batches) -> None:
     """Replace running statistics by the average over ``batches``; changes the network in place, not its modes.
 

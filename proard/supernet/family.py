@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -75,6 +75,9 @@ class Family(ABC):
         std: likewise, positive.
     """
 
+    # Whether the networks are plain: built on the meta device, and everything in them reached through the module tree.
+    plain: ClassVar[bool] = True
+
     num_classes: int
     input_shape: tuple[int, int, int]
     _: KW_ONLY
@@ -128,9 +131,14 @@ class Family(ABC):
         """The static network of a plan: images (N, C, H, W) in [0, 1] to logits (N, num_classes).
 
         Its parameter names must be a subset of the largest network's, and its sub-modules must be reachable only
-        through the module tree (no plain lists of modules), so that it can be copied cheaply. Batch norm comes from
-        `batch_norm`.
+        through the module tree (no plain lists of modules), so that it can be copied cheaply; a family whose networks
+        are otherwise sets ``plain = False``. Batch norm comes from `batch_norm`.
         """
+
+    def skeleton(self, plan: Any) -> nn.Module:
+        """The network of a plan for its structure: without weights if it is plain; draws no global random numbers."""
+        with torch.device("meta") if self.plain else torch.random.fork_rng(devices=[]):
+            return self.network(plan)
 
     def channel_groups(self) -> list[ChannelGroup]:
         """Which channels may be reordered before narrower choices are unlocked; none by default."""

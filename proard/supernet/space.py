@@ -142,6 +142,16 @@ class SearchSpace:
         decisions = [d if d.kind in kinds else replace(d, choices=d.choices[-1:]) for d in self.decisions]
         return SearchSpace(decisions, self._cost)
 
+    def only(self, architecture: Mapping[str, float]) -> SearchSpace:
+        """The subspace of this one architecture; it is written the same way there.
+
+        Raises:
+            UserError: an architecture that is not of this space.
+        """
+        chosen = self.canonical(architecture)
+        decisions = [replace(d, choices=(chosen.get(d.name, d.choices[0]),), same=()) for d in self.decisions]
+        return SearchSpace(decisions, self._cost)
+
     def canonical(self, values: Mapping[str, float]) -> Architecture:
         """The architecture for these values: checked, in order, without decisions that do not matter.
 

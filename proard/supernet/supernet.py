@@ -7,13 +7,15 @@ calibrated.
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import nn
 
+from proard.errors import UserError, nearest
 from proard.supernet.architecture import Architecture
 from proard.supernet.calibration import Batches, calibrate
 from proard.supernet.family import Family, families
@@ -43,12 +45,14 @@ class Supernet(nn.Module):
 
     Args:
         family: the static network, its plan and its decisions.
+        space: the part of the family's space to hold weights for; default all of it. A space of one architecture makes
+            one fixed network.
     """
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, space: SearchSpace | None = None) -> None:
         super().__init__()
         self.family = family
-        self.space: SearchSpace = family.space()
+        self.space: SearchSpace = family.space() if space is None else space
         self._skeletons: OrderedDict[Architecture, nn.Module] = OrderedDict()
         largest = family.network(family.plan(self.space.largest()))
         # Its tensors are registered here directly, so that names are the same in the supernet and in every student.
@@ -58,9 +62,10 @@ class Supernet(nn.Module):
             self.register_parameter(name, parameter)
         for name, buffer in largest.named_buffers(recurse=False):
             self.register_buffer(name, buffer)
+        kernels = family.elastic_kernels() if self.space.size > 1 else {}  # in one fixed network none is cut
         # Module names cannot hold dots.
         self.kernel_transforms = nn.ModuleDict(
-            {name.replace(".", "/"): KernelTransform(sizes) for name, sizes in family.elastic_kernels().items()}
+            {name.replace(".", "/"): KernelTransform(sizes) for name, sizes in kernels.items()}
         )
 
     def forward(self, *_: Any) -> torch.Tensor:
@@ -78,7 +83,7 @@ class Supernet(nn.Module):
         """
         tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         with torch.no_grad():
-            return _fill(
+            return (_fill if self.family.plain else _copy)(
                 self._skeleton(self.space.canonical(architecture)),
                 lambda name, shape: self._cut(name, tensors[name], shape).clone(),
             )
@@ -145,7 +150,7 @@ class Supernet(nn.Module):
     def _transform(self, name: str, tensor: torch.Tensor, shape: torch.Size) -> KernelTransform | None:
         """What makes a smaller kernel of this tensor, if the student's is smaller and it is not a plain crop."""
         key = name.replace(".", "/")
-        if shape[-1] == tensor.shape[-1] or key not in self.kernel_transforms:
+        if key not in self.kernel_transforms or shape[-1] == tensor.shape[-1]:
             return None
         return cast(KernelTransform, self.kernel_transforms[key])
 
@@ -153,8 +158,7 @@ class Supernet(nn.Module):
         """The student's modules without weights, remembered for the architectures used last."""
         skeleton = self._skeletons.get(architecture)
         if skeleton is None:
-            with torch.device("meta"):
-                skeleton = self.family.network(self.family.plan(architecture))
+            skeleton = self.family.skeleton(self.family.plan(architecture))
             self._skeletons[architecture] = skeleton
             if len(self._skeletons) > SKELETONS_KEPT:
                 self._skeletons.popitem(last=False)
@@ -164,21 +168,35 @@ class Supernet(nn.Module):
 
 def _fill(skeleton: nn.Module, cut: Callable[[str, torch.Size], torch.Tensor], prefix: str = "") -> nn.Module:
     """A copy of the skeleton with the tensors that ``cut`` makes; far cheaper than building or deep-copying one."""
-    copy: nn.Module = object.__new__(type(skeleton))
-    copy.__dict__ = {k: v.copy() if isinstance(v, dict | set) else v for k, v in skeleton.__dict__.items()}
+    filled: nn.Module = object.__new__(type(skeleton))
+    filled.__dict__ = {k: v.copy() if isinstance(v, dict | set) else v for k, v in skeleton.__dict__.items()}
     for name, parameter in skeleton._parameters.items():
         if parameter is not None:
-            copy._parameters[name] = nn.Parameter(cut(prefix + name, parameter.shape), parameter.requires_grad)
+            filled._parameters[name] = nn.Parameter(cut(prefix + name, parameter.shape), parameter.requires_grad)
     for name, buffer in skeleton._buffers.items():
         if buffer is not None:
-            copy._buffers[name] = cut(prefix + name, buffer.shape)
+            filled._buffers[name] = cut(prefix + name, buffer.shape)
     for name, child in skeleton._modules.items():
-        copy._modules[name] = None if child is None else _fill(child, cut, f"{prefix}{name}.")
-    return copy
+        filled._modules[name] = None if child is None else _fill(child, cut, f"{prefix}{name}.")
+    return filled
+
+
+def _copy(skeleton: nn.Module, cut: Callable[[str, torch.Size], torch.Tensor]) -> nn.Module:
+    """The same for a network that is not plain: a deep copy in which every reference to a tensor finds the cut one."""
+    memo: dict[int, Any] = {id(buffer): cut(name, buffer.shape) for name, buffer in skeleton.named_buffers()}
+    for name, parameter in skeleton.named_parameters():
+        memo[id(parameter)] = nn.Parameter(cut(name, parameter.shape), parameter.requires_grad)
+    return copy.deepcopy(skeleton, memo)
 
 
 def build_supernet(
-    family: str, *, num_classes: int, input_shape: Sequence[int], seed: int = 0, **family_options: Any
+    family: str,
+    *,
+    num_classes: int,
+    input_shape: Sequence[int],
+    seed: int = 0,
+    architecture: str | Mapping[str, float] | None = None,
+    **family_options: Any,
 ) -> Supernet:
     """Build a supernet with random weights.
 
@@ -187,16 +205,25 @@ def build_supernet(
         num_classes: at least 2.
         input_shape: (channels, height, width) of an image.
         seed: of the initial weights; the global random state is left as it was.
+        architecture: hold the weights of this one alone: ``largest``, ``smallest``, or decisions and their values
+            (those left out are at their largest); default the whole space.
         family_options: fields of the family's class, such as ``widths`` or ``mean``.
 
     Raises:
-        UserError: unknown family or option, or a value out of range.
+        UserError: unknown family or option, a value out of range, or an architecture that is not of the space.
     """
     described = families.build(
         family,
         {**family_options, "input_shape": tuple(input_shape), "num_classes": num_classes},
         where="build_supernet",
     )
+    space = described.space()
+    if architecture is not None:
+        ends = {"largest": space.largest, "smallest": space.smallest}
+        if isinstance(architecture, str) and architecture not in ends:
+            raise UserError(f"architecture '{architecture}': unknown{nearest(architecture, ends)}")
+        given = ends[architecture]() if isinstance(architecture, str) else architecture
+        space = space.only({**{decision.name: decision.choices[-1] for decision in space.decisions}, **given})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Supernet(described)
+        return Supernet(described, space)

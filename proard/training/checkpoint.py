@@ -56,6 +56,20 @@ def changed_keys(before: Config, after: Config) -> list[str]:
     return differences(old, new, "")
 
 
+def check_same_teacher(state: dict[str, Any], source: str, sha256: str | None) -> None:
+    """Refuse to continue with a teacher from elsewhere whose file is no longer what it was.
+
+    Raises:
+        UserError: the checksums differ.
+    """
+    before = (state.get("teacher_file") or {}).get("sha256")
+    if before != sha256:
+        raise UserError(
+            f"--resume: teacher {source} has changed since the run began (sha256 {before}, now {sha256}); "
+            "put the old file back, or start a new run"
+        )
+
+
 def check_unchanged(state: dict[str, Any], config: Config, path: Path) -> None:
     """Refuse to continue with another configuration.
 

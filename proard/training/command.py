@@ -13,6 +13,7 @@ from proard.data import load_data
 from proard.energy import EnergyMeter
 from proard.errors import UserError
 from proard.files import RunLock
+from proard.fixed_network import resolve
 from proard.run import Run
 from proard.training.checkpoint import check_unchanged, load_checkpoint
 from proard.training.trainer import Trainer
@@ -27,7 +28,7 @@ def train(
     resume: bool = False,
     quiet: bool = False,
 ) -> Path:
-    """Train a supernet.
+    """Train a supernet, or in `mode: student` one fixed network.
 
     Args:
         config: a file, the name of a packaged configuration, plain values, or a `Config`; may be left out with
@@ -57,6 +58,7 @@ def train(
         directory = Run.find(run) if resume else Run(run) if run is not None else Run.fresh(name)
     if scale_epochs is not None:
         settings = settings.scaled(scale_epochs)
+    settings = resolve(settings)
     state = None
     if resume and directory.checkpoint.exists():
         state = load_checkpoint(directory.checkpoint)
@@ -65,7 +67,7 @@ def train(
         torch.set_num_threads(settings.threads)
     if not resume and directory.config_file.exists():
         directory.create(settings)  # refuses, before the images are read
-    trainer = Trainer(settings, load_data(settings.data), directory, quiet)
+    trainer = Trainer(settings, load_data(settings.data), directory, quiet, fresh=state is None)
     if not resume:
         directory.create(settings)
     with RunLock(directory.path), EnergyMeter(settings.energy, directory.energy, "train") as meter:

@@ -24,11 +24,12 @@ from proard.data import DataSplits, augment, epoch_batches
 from proard.device import autocast, resolve_device, resolve_precision
 from proard.errors import Stopped
 from proard.files import append_line
+from proard.fixed_network import load_initial_weights, resolve
 from proard.objectives import Batch, Objective
 from proard.run import Run
 from proard.samplers import Sampler
-from proard.teachers import BatchTeacher, freeze_largest, restore_largest
-from proard.training.checkpoint import save_checkpoint
+from proard.teachers import BatchTeacher, ExternalTeacher, freeze_largest, load_teacher, restore_largest
+from proard.training.checkpoint import check_same_teacher, save_checkpoint
 from proard.training.interruption import Interrupted, SignalWatch
 from proard.training.progress import Progress
 from proard.training.schedule import learning_rate
@@ -54,19 +55,21 @@ class Position:
 
 
 class Trainer:
-    """Trains a supernet as a configuration says.
+    """Trains a supernet as a configuration says; in `mode: student` it has one architecture.
 
     Args:
         config: the whole run.
         data: its images.
         run: where the checkpoint and metrics go.
         quiet: plain lines instead of a progress bar.
+        fresh: begin with the weights that the configuration names, if it does; False where `load` follows.
 
     Raises:
         UserError: something in the configuration does not fit; before anything is written.
     """
 
-    def __init__(self, config: Config, data: DataSplits, run: Run, quiet: bool = False) -> None:
+    def __init__(self, config: Config, data: DataSplits, run: Run, quiet: bool = False, fresh: bool = True) -> None:
+        config = resolve(config)
         self.config, self.run, self.quiet = config, run, quiet
         self.device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, self.device, data.input_shape)
@@ -74,12 +77,24 @@ class Trainer:
         self.train_images = data.train.to(self.device)
         self.supernet = build.supernet_for(config, data).to(self.device).to(memory_format=torch.channels_last)
         build.check_phases(config, self.supernet.space)
+        if fresh:
+            load_initial_weights(config, self.supernet, data)
         self.joint = build.joint_objective(config) if config.teacher.mode == "joint" else None
+        self.external: ExternalTeacher | None = None
+        if config.teacher.source is not None:
+            self.external = load_teacher(
+                config.teacher,
+                data.class_names,
+                data.input_shape,
+                data_name=config.data.name,
+                norm=config.threat.norm,
+                device=self.device,
+            ).to(memory_format=torch.channels_last)
         self.validate = Validator(config, data, self.device)
         # Dropout draws from PyTorch's global generator: seeded here, and stored in checkpoints like the others.
         torch.manual_seed(config.seed)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)  # augmentation and attacks
-        self.teacher: nn.Module | None = None
+        self.teacher: nn.Module | None = self.external
         self.position = Position()
         self.best: dict[str, Any] | None = None
         self.sums = self._no_sums()
@@ -136,7 +151,7 @@ class Trainer:
         self.position.seconds += time.monotonic() - started
         self._log_epoch(progress, time.monotonic() - started, len(remaining))
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor, progress: float) -> None:
+    def _step(self, images: torch.Tensor, labels: torch.Tensor, progress: float = 1.0) -> None:
         """One optimizer step: cut each student, train it, add its gradient back."""
         images = images.contiguous(memory_format=torch.channels_last)
         batch = Batch(images, labels, self.generator, progress)
@@ -181,7 +196,8 @@ class Trainer:
             self.supernet.sort_channels(set(build.phase_kinds(self.config, index, space)) - unlocked, unlocked)
         self.objective: Objective = build.phase_objective(self.config, index)
         self.sampler: Sampler = build.phase_sampler(self.config, index, space)
-        if self.objective.needs_teacher and self.joint is None and self.teacher is None:
+        wanted = self.objective.needs_teacher or self.config.phases[index].refresh_teacher
+        if wanted and self.joint is None and self.teacher is None:
             self.teacher = freeze_largest(self.supernet, self.validate.calibration)
         self.optimizer = self._new_optimizer()
         self.averaged = copy.deepcopy(self.supernet) if self.config.ema_decay is not None else None
@@ -196,6 +212,8 @@ class Trainer:
         self.position.epoch = 0
         if self.position.phase < len(self.config.phases):
             weights = self.best
+            if self.phase.refresh_teacher:
+                self.teacher = None
             self._begin_phase()
             self.best = {**weights, "robust": -1.0}  # extractable until the new phase has weights of its own
 
@@ -312,7 +330,8 @@ class Trainer:
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "sampler": self.sampler.state_dict(),
-            "teacher": None if self.teacher is None else self.teacher.state_dict(),
+            "teacher": None if self.teacher in (None, self.external) else self.teacher.state_dict(),
+            "teacher_file": self.external and {"source": self.external.source, "sha256": self.external.sha256},
             "best": self.best,
             "rng": rng,
             "sums": self.sums,
@@ -324,7 +343,13 @@ class Trainer:
         self.after_save()
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue where `save` was called."""
+        """Continue where `save` was called.
+
+        Raises:
+            UserError: the teacher's file has changed.
+        """
+        if self.external is not None:
+            check_same_teacher(state, self.external.source, self.external.sha256)
         self.position = Position(**state["position"])
         if state["teacher"] is not None:
             self.teacher = restore_largest(self.supernet, state["teacher"])

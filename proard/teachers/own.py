@@ -1,4 +1,4 @@
-"""Teachers: what students are distilled from."""
+"""The supernet's own largest student as the teacher, and what makes any teacher answer once per batch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from proard.objectives.differentiation import input_gradient
 from proard.supernet import Supernet
 from proard.supernet.calibration import Batches, add_running_statistics
 
@@ -29,6 +30,7 @@ class BatchTeacher:
         self.network = network
         self._images = images
         self._logits = None if logits is None else logits.detach()
+        self._input_gradient: torch.Tensor | None = None
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (N, K)."""
@@ -38,6 +40,14 @@ class BatchTeacher:
             with torch.no_grad():
                 self._logits = self.network(images)
         return self._logits
+
+    def input_gradient(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """See `proard.objectives.differentiation.input_gradient`; on the batch's own images computed once as well."""
+        if images is not self._images:
+            return input_gradient(self.network, images, labels)
+        if self._input_gradient is None:
+            self._input_gradient = input_gradient(self.network, images, labels)
+        return self._input_gradient
 
 
 def freeze_largest(supernet: Supernet, calibration: Batches) -> nn.Module:

@@ -1,0 +1,87 @@
+"""One step: the fast gradient sign method (Goodfellow et al., arXiv 1412.6572) and the fast gradient method."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
+
+import torch
+
+from proard.attacks.attack import Attack, Loss, Model, attacks
+from proard.attacks.pgd import maximise
+from proard.attacks.threat import ThreatModel
+from proard.losses import cross_entropy
+
+
+@attacks.register("fgsm")
+@dataclass(frozen=True)
+class FGSM(Attack):
+    """``x + eps sign(d CE(f(x), y) / dx)``, for linf.
+
+    With a uniform start and a step of 1.25 eps it is the one-step training of Wong et al. (arXiv 2001.03994).
+
+    Attributes:
+        threat: norm, radius and bounds.
+        start: ``clean``, or ``uniform`` in the ball.
+        step_size: in units of the norm; default eps.
+
+    Raises:
+        ValueError: an option out of range, or another norm.
+    """
+
+    _: KW_ONLY
+    start: Literal["clean", "uniform"] = "clean"
+    step_size: float | None = None
+
+    norms = ("linf",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start not in ("clean", "uniform"):
+            raise ValueError(f"start must be clean or uniform, got {self.start!r}")
+        if self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"step_size must be positive, got {self.step_size}")
+
+    @property
+    def resolved_step_size(self) -> float:
+        """The step size in use."""
+        return self.threat.eps if self.step_size is None else self.step_size
+
+    @property
+    def name(self) -> str:
+        """``fgsm`` (``fgm`` for l2); ``rs-fgsm`` with a random start."""
+        return ("rs-" if self.start == "uniform" else "") + attacks.name_of(self)
+
+    def perturb(
+        self,
+        model: Model,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        loss: Loss | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """See `Attack`; the default loss is the cross-entropy of the labels."""
+        return maximise(
+            model,
+            images,
+            loss or (lambda logits, _: cross_entropy(logits, labels)),
+            self.threat,
+            steps=1,
+            step_size=self.resolved_step_size,
+            start=self.start,
+            generator=self.generator(images, generator),
+        )
+
+
+@attacks.register("fgm")
+@dataclass(frozen=True)
+class FGM(FGSM):
+    """``x + eps g / |g|`` with the gradient ``g`` of the cross-entropy, for l2; options as of `FGSM`."""
+
+    norms = ("l2",)
+
+
+def fgsm(threat: ThreatModel) -> FGSM:
+    """One step of size eps from the clean images, in the threat model's norm."""
+    return FGSM(threat) if threat.norm == "linf" else FGM(threat)

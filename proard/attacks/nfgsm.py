@@ -1,0 +1,90 @@
+"""N-FGSM (de Jorge et al., arXiv 2202.01181): one-step training that does not collapse."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+
+from proard.attacks.attack import Attack, Loss, Model, attacks
+from proard.attacks.steps import at_least_float32, buffers_restored, value_and_gradient
+from proard.losses import cross_entropy
+
+
+@attacks.register("nfgsm")
+@dataclass(frozen=True)
+class NFGSM(Attack):
+    """Noise from [-k eps, k eps], then one step of size eps along the gradient's sign at the noisy image.
+
+    The paper trains on the sum of both, which may be (k + 1) eps away: the noise is an augmentation, and clipping to
+    eps around the image undoes what prevents the collapse. So `perturb`, which objectives call, does not clip unless
+    ``clip`` is set; a call of the attack itself, as in every evaluation, always stays within eps. Pixel values stay
+    within the bounds in both.
+
+    Attributes:
+        threat: norm, radius and bounds.
+        noise: k, at least 0; 2 in the paper.
+        step_size: default eps, as in the paper.
+        clip: keep what is trained on within eps of the image, too.
+
+    Raises:
+        ValueError: an option out of range, or a norm other than linf.
+    """
+
+    _: KW_ONLY
+    noise: float = 2.0
+    step_size: float | None = None
+    clip: bool = False
+
+    norms = ("linf",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.noise >= 0:
+            raise ValueError(f"noise must be at least 0, got {self.noise}")
+        if self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"step_size must be positive, got {self.step_size}")
+
+    @property
+    def resolved_step_size(self) -> float:
+        """The step size in use."""
+        return self.threat.eps if self.step_size is None else self.step_size
+
+    @property
+    def name(self) -> str:
+        """``nfgsm``."""
+        return "nfgsm"
+
+    def __call__(
+        self,
+        model: Model,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        loss: Loss | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """See `Attack`; always within eps."""
+        perturbed = super().__call__(model, images, labels, loss=loss, generator=generator)
+        return self.threat.project(perturbed, at_least_float32(images))
+
+    def perturb(
+        self,
+        model: Model,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        loss: Loss | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """See `Attack`; within eps only with ``clip``. The default loss is the cross-entropy of the labels."""
+        generator = self.generator(images, generator)
+        loss = loss or (lambda logits, _: cross_entropy(logits, labels))
+        images = at_least_float32(images)
+        noise = torch.empty(images.shape, dtype=images.dtype, device=generator.device)
+        noise.uniform_(-self.noise * self.threat.eps, self.noise * self.threat.eps, generator=generator)
+        noisy = images + noise.to(images.device)
+        with buffers_restored(model), torch.no_grad():
+            _, _, gradient = value_and_gradient(model, noisy.clamp(*self.threat.bounds), loss)
+            perturbed = noisy + self.resolved_step_size * gradient.sign()
+            return self.threat.project(perturbed, images) if self.clip else perturbed.clamp(*self.threat.bounds)

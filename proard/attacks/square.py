@@ -1,0 +1,202 @@
+"""Square Attack (Andriushchenko et al., arXiv 1912.00049): random search with squares, which needs no gradient.
+
+Written from the paper: algorithm 1, with the sampling of algorithm 2 for linf and of algorithm 3 for l2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import KW_ONLY, dataclass
+from functools import lru_cache
+
+import torch
+
+from proard.attacks.attack import Attack, Loss, Model, attacks
+from proard.attacks.steps import Outcome, at_least_float32, best_of, buffers_restored, per_image
+from proard.attacks.threat import TINY, ThreatModel, per_image_norm
+from proard.losses import margin
+
+HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries of 10,000 after which squares get smaller
+
+
+@attacks.register("square")
+@dataclass(frozen=True)
+class Square(Attack):
+    """Squares at random places, kept where they lower the margin of the true class. The model's output is all it uses.
+
+    Attributes:
+        threat: norm, radius and bounds.
+        queries: forward passes per image, at least 2; the schedule of sizes is scaled to it. 5000 in AutoAttack.
+        area: of the first squares, as a share of the image, in (0, 1]; 0.8 in AutoAttack.
+        restarts: runs from different starts, each on what is not fooled yet.
+
+    Raises:
+        ValueError: an option out of range; images that are not (N, C, H, W).
+    """
+
+    _: KW_ONLY
+    queries: int = 5000
+    area: float = 0.8
+    restarts: int = 1
+
+    trains = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.queries < 2 or self.restarts < 1:
+            raise ValueError(
+                f"queries must be at least 2 and restarts at least 1, got {self.queries} and {self.restarts}"
+            )
+        if not 0 < self.area <= 1:
+            raise ValueError(f"area must be in (0, 1], got {self.area}")
+
+    @property
+    def name(self) -> str:
+        """``square`` for 5000 queries, else ``square1000``, or ``square1000x2`` with two restarts."""
+        queries = "" if self.queries == 5000 and self.restarts == 1 else str(self.queries)
+        return f"square{queries}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+
+    def side(self, query: int, height: int, width: int) -> int:
+        """Of the square that is tried at a query, in pixels."""
+        share = self.area / 2 ** sum(query * 10_000 / self.queries > bound for bound in HALVED_AT)
+        least = 1 if self.threat.norm == "linf" else 3  # an l2 square is a pattern
+        return min(max(round(math.sqrt(share * height * width)), least), height, width)
+
+    def perturb(
+        self,
+        model: Model,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        loss: Loss | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """See `Attack`."""
+        self.refuse(loss)
+        if images.dim() != 4:
+            raise ValueError(f"square needs images (N, C, H, W), got {images.dim()} dimensions")
+        generator = self.generator(images, generator)
+        images = at_least_float32(images)
+
+        def attempt(images: torch.Tensor, labels: torch.Tensor) -> Outcome:
+            return self._search(model, images, labels, generator)
+
+        with buffers_restored(model), torch.no_grad():
+            return best_of([attempt] * self.restarts, model, images, labels)
+
+    def _search(self, model: Model, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> Outcome:
+        """Algorithm 1. The squares of a query are at one place for the whole batch, with a sign for each image."""
+        height, width = images.shape[2:]
+        start, propose = (_stripes, _square) if self.threat.norm == "linf" else (_tiles, _move)
+        best = start(images, self.threat, generator)
+        value = margin(model(best), labels)
+        places = torch.rand((self.queries, 4), generator=generator, device=generator.device).tolist()
+        for query in range(1, self.queries):
+            left = (value <= 0).nonzero().squeeze(1)
+            if len(left) == 0:
+                break
+            side = self.side(query, height, width)
+            room = (height - side + 1, width - side + 1) * 2
+            corners = tuple(int(share * size) for share, size in zip(places[query], room, strict=True))
+            tried = propose(best[left], images[left], corners, side, self.threat, generator)
+            new = margin(model(tried), labels[left])
+            better = new > value[left]
+            best[left] = torch.where(per_image(better, tried), tried, best[left])
+            value[left] = torch.maximum(new, value[left])
+        return best, value, value > 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# linf: the start, and the proposal
+
+
+def _stripes(images: torch.Tensor, threat: ThreatModel, generator: torch.Generator) -> torch.Tensor:
+    """Every column of every channel moved by eps, up or down."""
+    count, channels, _, width = images.shape
+    return threat.project(images + threat.eps * _signs((count, channels, 1, width), images, generator), images)
+
+
+def _square(
+    best: torch.Tensor,
+    images: torch.Tensor,
+    corners: tuple[int, ...],
+    side: int,
+    threat: ThreatModel,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """One square moved to eps, up or down per channel."""
+    tried = best.clone()
+    window = (..., slice(corners[0], corners[0] + side), slice(corners[1], corners[1] + side))
+    tried[window] = images[window] + threat.eps * _signs((*images.shape[:2], 1, 1), images, generator)
+    return threat.project(tried, images)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# l2: the start, and the proposal
+
+
+def _tiles(images: torch.Tensor, threat: ThreatModel, generator: torch.Generator) -> torch.Tensor:
+    """Five by five patterns with random signs, scaled to eps together."""
+    count, channels, height, width = images.shape
+    side = max(min(height, width) // 5, 1)
+    rows, columns = height // side, width // side
+    signs = _signs((count, channels, rows, columns), images, generator)
+    tiled = signs.repeat_interleave(side, 2).repeat_interleave(side, 3) * _pattern(side).to(images).repeat(
+        rows, columns
+    )
+    delta = torch.zeros_like(images)
+    top, left = (height - rows * side) // 2, (width - columns * side) // 2
+    delta[:, :, top : top + rows * side, left : left + columns * side] = tiled
+    return threat.project(images + delta * (threat.eps / per_image_norm(delta)), images)
+
+
+def _move(
+    best: torch.Tensor,
+    images: torch.Tensor,
+    corners: tuple[int, ...],
+    side: int,
+    threat: ThreatModel,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """The perturbation's mass in one window, and what is left of eps, moved into a pattern in another window."""
+    delta = best - images
+    to, away = ((..., slice(y, y + side), slice(x, x + side)) for y, x in (corners[:2], corners[2:]))
+    either = torch.zeros(images.shape[2:], dtype=images.dtype, device=images.device)
+    either[to] = either[away] = 1
+    unused = (threat.eps**2 - per_image_norm(delta) ** 2).clamp_min(0) / images.shape[1]
+    available = ((delta * either).square().sum((2, 3), keepdim=True) + unused).sqrt()
+    pattern = _pattern(side).to(images)
+    turned = torch.rand((), generator=generator, device=generator.device) < 0.5
+    pattern = torch.where(turned.to(images.device), pattern.T, pattern)
+    new = pattern * _signs((*images.shape[:2], 1, 1), images, generator) + _normalised(delta[to])
+    delta[away] = 0
+    delta[to] = _normalised(new) * available
+    return threat.project(images + delta, images)
+
+
+@lru_cache(maxsize=256)
+def _pattern(side: int) -> torch.Tensor:
+    """Two bumps of opposite sign side by side, of norm 1 together: (side, side); equation 2 of the paper."""
+    half = side // 2
+    pattern = torch.cat([_bump(side, half), -_bump(side, side - half)], 1)
+    return pattern / pattern.norm()
+
+
+def _bump(height: int, width: int) -> torch.Tensor:
+    """Concentric rectangles, ever higher towards the middle: (height, width)."""
+    n = height // 2
+    rows = (torch.arange(1, height + 1) - n - 1).abs()
+    columns = (torch.arange(1, width + 1) - width // 2 - 1).abs()
+    inside = n - torch.maximum(rows[:, None], columns[None, :])  # M of the paper
+    steps = torch.tensor([1.0 / (n + 1 - k) ** 2 for k in range(n + 1)], dtype=torch.float64)
+    return steps.cumsum(0)[inside].float()
+
+
+def _normalised(window: torch.Tensor) -> torch.Tensor:
+    return window / window.square().sum((2, 3), keepdim=True).sqrt().clamp_min(TINY)
+
+
+def _signs(shape: tuple[int, ...], like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """-1 or 1 with equal probability."""
+    draws = torch.randint(0, 2, shape, generator=generator, device=generator.device)
+    return (2 * draws - 1).to(like)

@@ -1,0 +1,75 @@
+"""What attacks share: how they call a network without leaving a trace in it, and how they repeat themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from proard.attacks.attack import Loss, Model
+
+
+@contextmanager
+def buffers_restored(model: Model) -> Iterator[None]:
+    """Put back the buffers (running statistics) that forward passes in training mode move, also after an exception."""
+    training = isinstance(model, nn.Module) and any(module.training for module in model.modules())
+    saved = (
+        [(buffer, buffer.clone()) for buffer in model.buffers()] if training and isinstance(model, nn.Module) else []
+    )
+    try:
+        yield
+    finally:
+        for buffer, value in saved:
+            buffer.data.copy_(value)  # past autograd's notice: what it saved before the attack holds the same values
+
+
+def at_least_float32(images: torch.Tensor) -> torch.Tensor:
+    """Detached, in float32 (or float64) whatever the autocast: bfloat16 near 1 moves in steps of 1/256."""
+    return images.detach().to(torch.promote_types(images.dtype, torch.float32))
+
+
+def value_and_gradient(
+    model: Model, images: torch.Tensor, loss: Loss
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits (N, K), loss (N,), and the loss's gradient by the images (N, ...), all detached."""
+    images = images.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(images)
+        values = loss(logits, images)
+        # Summed, not averaged: the step does not depend on the batch, and small gradients do not vanish.
+        (gradient,) = torch.autograd.grad(values.sum(), images)
+    return logits.detach(), values.detach(), gradient
+
+
+def per_image(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Values (N,) as (N, 1, ...), to be combined with images (N, ...)."""
+    return values.view(-1, *[1] * (images.dim() - 1))
+
+
+Outcome = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Perturbed images (n, ...), a score (n,), and whether each one is fooled (n,)."""
+Attempt = Callable[[torch.Tensor, torch.Tensor], Outcome]
+"""What is tried on n images and their labels."""
+
+
+def best_of(attempts: Iterable[Attempt], model: Model, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Attempt after attempt on what is not fooled yet: each image keeps the first that fools it, else the best score.
+
+    In training mode a batch is attacked whole, as its images depend on each other through the batch statistics.
+    """
+    apart = isinstance(model, nn.Module) and not any(module.training for module in model.modules())
+    best = images.clone()
+    score = torch.full((len(images),), float("-inf"), dtype=images.dtype, device=images.device)
+    fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    for attempt in attempts:
+        chosen = (~fooled).nonzero().squeeze(1) if apart else torch.arange(len(images), device=images.device)
+        if len(chosen) == 0 or bool(fooled.all()):
+            break
+        perturbed, new_score, hit = attempt(images[chosen], labels[chosen])
+        take = ~fooled[chosen] & (hit | (new_score > score[chosen]))
+        best[chosen[take]] = perturbed[take]
+        score[chosen[take]] = new_score[take].to(score.dtype)
+        fooled[chosen[take & hit]] = True
+    return best

@@ -1,0 +1,201 @@
+"""Any model of timm, as it is: a family without decisions, so that it trains, extracts and ships like the others.
+
+timm is optional, and imported when a network of it is described.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import ModuleType
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
+
+from proard.cost import FLOAT_BYTES, Activation, CostMeter
+from proard.errors import UserError, nearest
+from proard.supernet.architecture import Architecture
+from proard.supernet.calibration import add_running_statistics, remove_running_statistics
+from proard.supernet.family import Family, Normalize, families
+from proard.supernet.space import Decision
+
+# Of timm.create_model, and not the user's: what the images decide, and what would load weights or fetch something.
+RESERVED = ("num_classes", "in_chans", "features_only", "checkpoint_path", "cache_dir", "device", "dtype")
+RESERVED_PREFIX = "pretrained"
+
+
+class TimmNetwork(nn.Module):
+    """Normalisation, then a model of timm."""
+
+    def __init__(self, normalize: Normalize, model: nn.Module) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Float images (N, C, H, W) in [0, 1] to logits (N, K)."""
+        return self.model(self.normalize(images))
+
+
+@families.register("timm")
+@dataclass(frozen=True)
+class TimmFamily(Family):
+    """A model of timm; its space has one architecture.
+
+    Multiply-adds are half of what PyTorch's FLOP counter counts on the meta device, and parameters are counted. Peak
+    activation memory is an estimate: the largest input and output of any layer, without what a residual connection
+    keeps alive beside it.
+
+    Attributes:
+        model: its name in timm, such as ``vit_tiny_patch16_224``; nothing is downloaded.
+        model_options: passed on to ``timm.create_model``, such as ``{"img_size": 32, "patch_size": 4}``.
+    """
+
+    plain: ClassVar[bool] = False
+
+    model: str = "resnet18"
+    model_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_name(self.model)
+        for option in self.model_options:
+            if option in RESERVED or option.startswith(RESERVED_PREFIX):
+                raise ValueError(f"option '{option}' of the timm model is not for you to set; remove it")
+
+    def decisions(self) -> list[Decision]:
+        """None."""
+        return []
+
+    def plan(self, architecture: Architecture) -> str:
+        """The model's name stands for all of it."""
+        return self.model
+
+    def network(self, plan: str) -> nn.Module:
+        """The model with random weights, its batch norm without running statistics.
+
+        Raises:
+            UserError: options that the model does not take, or layers with statistics that cannot be calibrated.
+        """
+        with _explained(f"timm model '{plan}' cannot be made with options {self.model_options}"):
+            model = import_timm().create_model(plan, **self._fixed_options, **self.model_options)
+        for name, module in model.named_modules():
+            if not isinstance(module, _BatchNorm) and any("running" in buffer for buffer in module._buffers):
+                raise UserError(f"timm model '{plan}': {name} keeps running statistics that proard cannot calibrate")
+        remove_running_statistics(model)
+        return TimmNetwork(self.normalize(), model)
+
+    def published_weights(self) -> dict[str, torch.Tensor]:
+        """The model's pre-trained weights; a head for another number of classes is new. Downloads if need be.
+
+        Raises:
+            UserError: there are none, or they cannot be fetched.
+        """
+        with (
+            _explained(
+                f"timm model '{self.model}': its published weights cannot be loaded (give a file of them instead)"
+            ),
+            torch.random.fork_rng(devices=[]),
+        ):
+            model = import_timm().create_model(self.model, pretrained=True, **self._fixed_options, **self.model_options)
+        return model.state_dict()
+
+    @property
+    def _fixed_options(self) -> dict[str, Any]:
+        return {"num_classes": self.num_classes, "in_chans": self.input_shape[0]}
+
+    def measure(self, plan: str, meter: CostMeter, images: Activation) -> None:
+        """Measured once, on the meta device."""
+        meter.add_measured(*self._measured)
+
+    @cached_property
+    def _measured(self) -> tuple[int, int, int, int, int]:
+        """Multiply-adds, parameters, buffers in 4 bytes, tensors, and the elements of the largest layer's tensors."""
+        network = self.skeleton(self.model).eval()
+        add_running_statistics(network)
+        network.to("meta")
+        peak = 0
+
+        def look(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            nonlocal peak
+            outputs = output if isinstance(output, tuple | list) else (output,)
+            alive = {id(t): t.numel() for t in (*inputs, *outputs) if isinstance(t, torch.Tensor)}
+            peak = max(peak, sum(alive.values()))
+
+        for module in network.modules():
+            if next(module.children(), None) is None:
+                module.register_forward_hook(look)
+        shape = " x ".join(map(str, self.input_shape))
+        with (
+            _explained(f"timm model '{self.model}' does not take images of {shape}; see its option img_size"),
+            FlopCounterMode(display=False) as counter,
+            torch.no_grad(),
+        ):
+            logits = network(torch.zeros(1, *self.input_shape, device="meta"))
+        if logits.shape != (1, self.num_classes):
+            raise UserError(f"timm model '{self.model}' gives {tuple(logits.shape[1:])}, not {self.num_classes} logits")
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        state = network.state_dict().values()
+        stored = sum(tensor.numel() * tensor.element_size() for tensor in state)
+        buffers = -(-stored // FLOAT_BYTES) - parameters
+        return counter.get_total_flops() // 2, parameters, buffers, len(state), peak
+
+
+def import_timm() -> ModuleType:
+    """The package.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import timm
+    except ImportError:
+        raise UserError("a timm model needs the package 'timm'; pip install 'proard[teachers]'") from None
+    return timm
+
+
+def check_name(model: str) -> None:
+    """Refuse what is not the name of a model that timm has on this machine, with or without a tag of its weights.
+
+    Raises:
+        UserError: with the nearest name.
+    """
+    timm = import_timm()
+    if not timm.is_model(model):
+        hint = nearest(model, timm.list_models())
+        raise UserError(
+            f"unknown timm model '{model}'{hint if 'did you mean' in hint else '; timm.list_models() lists them'}"
+        )
+    tag = model.partition(".")[2]
+    tags = [name.partition(".")[2] for name in timm.list_pretrained(model.partition(".")[0])]
+    if tag and tag not in tags:
+        raise UserError(f"timm model '{model}': no weights of that tag{nearest(tag, tags)}")
+
+
+def published_normalisation(model: str, channels: int) -> dict[str, tuple[float, ...]]:
+    """``mean`` and ``std`` that timm states for a model; averaged where the images have another number of channels."""
+    stated = import_timm().get_pretrained_cfg(model)
+    chosen = {"mean": tuple(stated.mean), "std": tuple(stated.std)} if stated is not None else {}
+    return {name: v if len(v) == channels else (sum(v) / len(v),) for name, v in chosen.items()}
+
+
+def published_shape(model: str) -> tuple[int, tuple[int, int, int]]:
+    """The number of classes, and the (channels, height, width) of the images, of a model's pre-trained weights."""
+    stated = import_timm().get_pretrained_cfg(model)
+    return stated.num_classes, tuple(stated.input_size)
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Errors of timm as one line of ours."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
