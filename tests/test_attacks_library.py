@@ -148,8 +148,6 @@ def traced() -> Iterator[None]:
 @pytest.mark.parametrize(("name", "norm"), CASES)
 def test_the_rules(name: str, norm: str, training: bool) -> None:
     """Inside the ball and the bounds, finite, detached; nothing of the network, the input or the process changes."""
-    if name == "autoattack" and training:
-        pytest.skip("never used on a network in training mode")
     model, x, y = everything(training)
     model.dropout.eval()  # draws from the global generator by itself
     attack = quick(name, norm, eps=0.2 if name == "autoattack" else 0.05)

@@ -129,7 +129,7 @@ def test_a_space_of_one_architecture(family: str) -> None:
 @pytest.mark.parametrize("family", OURS)
 @pytest.mark.parametrize("which", ["smallest", "largest", "random"])
 def test_a_supernet_of_one_is_the_student_of_the_whole(family: str, which: str) -> None:
-    """It holds the weights of that student alone, and computes the same with them, also where kernels are transformed."""
+    """It holds the weights of that student alone, and computes the same, also where kernels are transformed."""
     whole = build_supernet(family, num_classes=5, input_shape=(3, 16, 16), **OURS[family]).double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -578,7 +578,7 @@ def test_what_shows_only_beside_the_data_leaves_no_run(single: dict[str, Any], s
         ({"timm": "test_vit"}, "timm model 'test_vit' does not take images of 1 x 8 x 8"),
         ({"timm": "test_vit", "options": {"img_sise": 8}}, "cannot be made with options {'img_sise': 8}"),
         ({"timm": "test_vit", "options": {"checkpoint_path": "x"}}, "option 'checkpoint_path' of the timm model"),
-        ({"timm": "test_efficientnet_evos"}, "keeps running statistics"),
+        ({"timm": "test_efficientnet", "options": {"norm_layer": "evonormb0"}}, "keeps running statistics"),
         ({"timm": "test_resnet", "weights": str(few)}, "are of another shape: model.fc.weight is [3, 96]"),
     ):
         ours = "architecture" in chosen

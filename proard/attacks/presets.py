@@ -61,7 +61,7 @@ def named_attack(name: str, threat: ThreatModel, where: str = "--attack") -> Att
     else:
         match = re.fullmatch(r"([a-z-]+)([1-9]\d*)(?:x([1-9]\d*))?", name)
         if match is None or match[1] not in COUNTED:
-            raise UserError(f"{at}: unknown{_suggestion(name)}; valid: {_valid_names()}")
+            raise UserError(f"{at}: unknown{_suggestion(name)} valid: {_valid_names()}")
         method, options = match[1], {COUNTED[match[1]]: int(match[2])}
         if match[3] is not None:
             options["restarts"] = int(match[3])
@@ -71,8 +71,9 @@ def named_attack(name: str, threat: ThreatModel, where: str = "--attack") -> Att
 
 
 def _suggestion(name: str) -> str:
+    """The nearest preset as a question, if one is near; the list of names follows in any case."""
     close = nearest(name.lower(), PRESETS)
-    return close.removesuffix("?") if close.startswith("; did") else ""
+    return close if close.endswith("?") else ";"
 
 
 def _valid_names() -> str:
