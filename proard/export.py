@@ -120,9 +120,8 @@ def load_student(directory: str | Path) -> nn.Module:
         architecture = family.space().canonical(card["architecture"])
     except UserError as error:
         raise UserError(f"student {Path(directory) / CARD}: {error}") from error
-    with torch.device("meta"):
-        student = family.network(family.plan(architecture))
-        add_running_statistics(student)
+    student = family.skeleton(family.plan(architecture))
+    add_running_statistics(student)
     try:
         student.load_state_dict(load_file(Path(directory) / WEIGHTS), assign=True)
     except (RuntimeError, SafetensorError) as error:

@@ -55,6 +55,8 @@ def configuration(name: str, family: str, seed: int, overrides: list[str]) -> Co
     options = {"family": family, **OPTIONS.get(family, {})}
     if family == "vit" and base.data.name == "digits":
         options["patch_size"] = 2  # 8x8 images: 16 tokens
+    elif family not in ("vit", "resnet") and base.data.name != "digits":
+        options["stem"] = "imagenet"  # strides of 2: a few epochs in minutes on a CPU
     values = base.model_dump(mode="json") | {"supernet": options, "energy": {"enabled": False}}
     values["phases"] = [phase.model_dump(mode="json") for phase in phases]
     return Config.model_validate(values)
