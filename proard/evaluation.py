@@ -184,8 +184,8 @@ def _student_directories(path: Path) -> list[Path]:
         found = sorted(file.parent for file in Run(path).students.glob(f"*/{CARD}"))
         if not found:
             raise UserError(
-                f"run {path}: no students in it yet; 'proard extract --run {path} --flops 100M' cuts one out (without a "
-                "budget in mode student)"
+                f"run {path}: no students in it yet; 'proard extract --run {path} --flops 100M' cuts one out "
+                "(without a budget in mode student)"
             )
         return found
     raise UserError(f"{path}: neither a student directory (with {CARD}) nor a run directory (with config.yaml)")

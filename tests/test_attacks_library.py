@@ -144,10 +144,14 @@ def traced() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 @pytest.mark.parametrize(("name", "norm"), CASES)
-def test_the_rules(name: str, norm: str, training: bool) -> None:
+def test_the_rules(name: str, norm: str) -> None:
     """Inside the ball and the bounds, finite, detached; nothing of the network, the input or the process changes."""
+    for training in (False, True) if name != "autoattack" else (False,):
+        check_the_rules(name, norm, training)
+
+
+def check_the_rules(name: str, norm: str, training: bool) -> None:
     model, x, y = everything(training)
     model.dropout.eval()  # draws from the global generator by itself
     attack = quick(name, norm, eps=0.2 if name == "autoattack" else 0.05)
@@ -224,6 +228,28 @@ def test_the_perturbation_is_float32_under_autocast(name: str, norm: str) -> Non
         adversarial = quick(name, norm)(model, x, y)
     assert adversarial.dtype == torch.float32
     assert (adversarial.bfloat16().float() != adversarial).any()
+
+
+@pytest.mark.parametrize("name", ["apgd-ce", "apgd-t", "square"])
+def test_a_batch_whose_images_depend_on_each_other_is_attacked_whole(name: str) -> None:
+    """Through batch statistics; what is fooled is left out only where that changes nothing for the others."""
+    sizes: set[int] = set()
+
+    class Watched(Everything):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            sizes.add(len(x))
+            return super().forward(x)
+
+    model, x = Watched(), images()
+    attack = attacks.build(name, QUICK[name], threat=ThreatModel("linf", 0.05))
+    for batch_statistics in (False, True):
+        if batch_statistics:  # as in students before they are calibrated, whatever the mode
+            model.norm.running_mean = model.norm.running_var = None
+        y = model.eval()(x).argmax(1)
+        y[:2] = (y[:2] + 1) % 4  # fooled before anything is done
+        sizes.clear()
+        attack(model, x, y)
+        assert (sizes == {6}) == batch_statistics
 
 
 def test_an_attack_of_another_norm_is_refused() -> None:
@@ -434,6 +460,26 @@ def test_checkpoints_of_apgd() -> None:
     """The first ones of the paper for 100 steps: p_1 = 0.22, p_2 = 0.22 + 0.19 ..."""
     assert checkpoints(100)[:6] == [22, 41, 57, 70, 80, 87]
     assert all(1 <= look <= steps for steps in (1, 2, 7, 50) for look in checkpoints(steps))
+
+
+def test_the_first_steps_of_apgd_against_algorithm_1() -> None:
+    """z = P(x + 2 eps s), then P(x + 3/4 (z - x) + 1/4 (x - x of before)), with s the gradient's sign."""
+    network, x, y = everything()
+    network, x, threat, seen = network.double(), x.double(), ThreatModel("linf", 0.05), []
+
+    def model(images: torch.Tensor) -> torch.Tensor:
+        seen.append(images.detach())
+        return network(images)
+
+    APGDCE(threat, steps=50)(model, x, y)
+    low, high = (x - 0.05).clamp(min=0), (x + 0.05).clamp(max=1)
+    for step in range(10):  # the first look at the step size is after the eleventh
+        at = seen[step].requires_grad_()
+        (gradient,) = torch.autograd.grad(functional.cross_entropy(network(at), y, reduction="sum"), at)
+        expected = torch.clamp(at + 0.1 * gradient.sign(), low, high)
+        if step > 0:
+            expected = torch.clamp(at + 0.75 * (expected - at) + 0.25 * (at - seen[step - 1]), low, high)
+        torch.testing.assert_close(seen[step + 1], expected.detach(), rtol=0, atol=1e-12)
 
 
 def test_apgd_halves_its_step_where_the_loss_stops_rising() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from proard.build import check_phases
+from proard.attacks import APGDCE, MIFGSM, NFGSM, PGD, Attack, ThreatModel
+from proard.build import attack, check_phases, threat_model, training_attack
 from proard.config import Config, find_config, load_config, packaged_configs, parse_config
 from proard.errors import UserError
 from proard.supernet import build_supernet
@@ -305,6 +306,83 @@ def test_every_mistake_of_a_key_is_found_anywhere(file: Path) -> None:
 
     visit(plain(load_config(file)), "")
     assert count > 50
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Attacks
+
+
+def test_an_attack_without_a_name_is_pgd(file: Path, tmp_path: Path) -> None:
+    """As in files from before attacks had names, and with the same numbers."""
+    config = load_config(file, ["validation.attack={step_size: 0.01}", "search={candidates: 2}"])
+    threat = threat_model(config)
+    assert attack(config.attack, threat) == PGD(threat, steps=5)
+    assert attack(config.validation.attack, threat) == PGD(threat, steps=10, step_size=0.01)
+    assert attack(config.search.attack, threat) == PGD(threat, steps=10)
+    assert attack(config.evaluation.attack, threat) == PGD(threat, steps=20)
+    older = {"steps": 5, "step_size": None, "start": "uniform", "restarts": 1}
+    resolved = {**plain(config), "attack": older}
+    assert parse_config(resolved) == config
+    assert plain(config)["attack"] == {"name": "pgd", **older}
+
+
+@pytest.mark.parametrize(
+    ("override", "built"),
+    [
+        ("attack={name: pgd, steps: 10, step_size: 2/255}", PGD(ThreatModel(), steps=10, step_size=2 / 255)),
+        ("attack={name: nfgsm, noise: 3/2, clip: true}", NFGSM(ThreatModel(), noise=1.5, clip=True)),
+        ("attack={name: mifgsm}", MIFGSM(ThreatModel())),
+        ("attack={name: apgd-ce, steps: 20}", APGDCE(ThreatModel(), steps=20)),
+    ],
+)
+def test_an_attack_by_name_with_its_options(file: Path, tmp_path: Path, override: str, built: Attack) -> None:
+    config = load_config(file, [override])
+    assert training_attack(config) == built
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(config.to_yaml(), encoding="utf-8")
+    assert load_config(resolved) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("attack={name: pdg}", ["attack: unknown attack 'pdg'", "did you mean 'pgd'?"]),
+        ("attack={name: mifgsm, step: 3}", ["attack: attack 'mifgsm' has no option 'step'", "did you mean 'steps'?"]),
+        ("attack={name: mifgsm, decay: high}", ["attack: option 'decay' of attack 'mifgsm'", "got 'high'"]),
+        ("attack={name: mifgsm, decay: -1}", ["attack: attack 'mifgsm': decay must be at least 0"]),
+        ("attack={name: cw, targeted: true}", ["attack: attack 'cw' has no option 'targeted'"]),
+        ("attack={name: fgsm, seed: 3}", ["attack: attack 'fgsm' has no option 'seed'"]),
+        ("attack={name: fgm}", ["attack: attack 'fgm': FGM is for norm l2, got linf"]),
+        ("attack={name: square}", ["attack: 'square' is for evaluation", "pgd"]),
+        ("attack={name: deepfool}", ["attack: 'deepfool' is for evaluation", "pgd"]),
+        ("attack={restarts: 2, start: clean}", ["attack: attack 'pgd': restarts from clean images"]),
+        ("evaluation.attack={name: squar}", ["evaluation.attack: unknown attack 'squar'", "did you mean 'square'?"]),
+        (
+            "search.attack={name: square, query: 3}",
+            ["search.attack: attack 'square' has no", "did you mean 'queries'?"],
+        ),
+    ],
+)
+def test_a_wrong_attack_is_refused_before_training(file: Path, override: str, parts: list[str]) -> None:
+    config = load_config(file, [override])
+    space = build_supernet("resnet", num_classes=10, input_shape=(1, 8, 8), widths=[8, 8], blocks=[1, 1]).space
+    with pytest.raises(UserError) as caught:
+        check_phases(config, space)
+    message = str(caught.value)
+    assert message == " ".join(message.split())
+    for part in parts:
+        assert part in message
+
+
+def test_a_wrong_option_of_pgd_names_its_line(tmp_path: Path) -> None:
+    for text, part in (
+        ("{stps: 5}", "unknown key 'attack.stps' in attack; did you mean 'steps'?"),
+        ("{name: pgd, nme: 1}", "unknown key 'attack.nme' in attack; did you mean 'name'?"),
+        ("{steps: 0}", "attack.steps: should be greater than or equal to 1, got 0"),
+        ("{name: 3}", "attack.name: should be a valid string, got 3"),
+    ):
+        message = error_of(MINIMAL.replace("{steps: 5}", text), tmp_path)
+        assert message == f"{tmp_path / 'wrong.yaml'}:5: {part}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

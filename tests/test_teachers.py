@@ -356,11 +356,16 @@ def test_what_does_not_fit_the_data_is_refused(student: Path, model: nn.Module, 
 # How it behaves
 
 
-def test_a_teacher_stays_in_evaluation_mode_and_is_differentiable_by_its_input(student: Path, tmp_path: Path) -> None:
+def test_a_teacher_stays_in_evaluation_mode_and_is_differentiable_by_its_input(
+    student: Path, model: nn.Module, tmp_path: Path
+) -> None:
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    weights = {"source": str(tmp_path / "weights.pt"), "architecture": "test_resnet"}
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Dropout(0.9))
     wrapped = ExternalTeacher(network.eval(), source="test")
     state = torch.get_rng_state()
-    teachers = [wrapped, load(str(student)), load({"source": str(student / "student.pt2"), "trusted": True})]
+    program = {"source": str(student / "student.pt2"), "trusted": True}
+    teachers = [wrapped, load(str(student)), load(program), load(weights)]
     assert torch.equal(torch.get_rng_state(), state)
     for teacher in teachers:
         x = images().requires_grad_()

@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 
 from proard.attacks.attack import Attack, Loss, Model, attacks
-from proard.attacks.steps import Outcome, at_least_float32, best_of, buffers_restored, per_image
+from proard.attacks.steps import Outcome, at_least_float32, best_of, buffers_restored, images_are_apart, per_image
 from proard.attacks.threat import TINY, ThreatModel, per_image_norm
 from proard.losses import margin
 
@@ -91,10 +91,13 @@ class Square(Attack):
         best = start(images, self.threat, generator)
         value = margin(model(best), labels)
         places = torch.rand((self.queries, 4), generator=generator, device=generator.device).tolist()
+        everything, apart = torch.arange(len(images), device=images.device), images_are_apart(model)
         for query in range(1, self.queries):
             left = (value <= 0).nonzero().squeeze(1)
             if len(left) == 0:
                 break
+            if not apart:
+                left = everything
             side = self.side(query, height, width)
             room = (height - side + 1, width - side + 1) * 2
             corners = tuple(int(share * size) for share, size in zip(places[query], room, strict=True))

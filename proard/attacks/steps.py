@@ -57,9 +57,9 @@ Attempt = Callable[[torch.Tensor, torch.Tensor], Outcome]
 def best_of(attempts: Iterable[Attempt], model: Model, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Attempt after attempt on what is not fooled yet: each image keeps the first that fools it, else the best score.
 
-    In training mode a batch is attacked whole, as its images depend on each other through the batch statistics.
+    Where the images of a batch may depend on each other (batch statistics, an unknown callable), it is attacked whole.
     """
-    apart = isinstance(model, nn.Module) and not any(module.training for module in model.modules())
+    apart = images_are_apart(model)
     best = images.clone()
     score = torch.full((len(images),), float("-inf"), dtype=images.dtype, device=images.device)
     fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
@@ -73,3 +73,12 @@ def best_of(attempts: Iterable[Attempt], model: Model, images: torch.Tensor, lab
         score[chosen[take]] = new_score[take].to(score.dtype)
         fooled[chosen[take & hit]] = True
     return best
+
+
+def images_are_apart(model: Model) -> bool:
+    """Whether an image's logits surely do not depend on the others in the batch, so that some may be left out."""
+
+    def mixes(module: nn.Module) -> bool:
+        return module.training or (isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None)
+
+    return isinstance(model, nn.Module) and not any(map(mixes, model.modules()))
