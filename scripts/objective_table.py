@@ -87,20 +87,20 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
 
-        def row(network: str, name: str, students: list[Path], seconds: list[float]) -> None:
+        def row(network: str, name: str, students: list[Path], seconds: list[float], attacks: list[str]) -> None:
             measured = []
             for path in students:
-                (result,) = evaluate(path, ATTACKS, limit=arguments.limit)
-                accuracies = [result.measurement.clean, *(result.measurement.robust[attack] for attack in ATTACKS)]
+                (result,) = evaluate(path, attacks, limit=arguments.limit)
+                accuracies = [result.measurement.clean, *(result.measurement.robust[attack] for attack in attacks)]
                 measured.append([100 * accuracy.value for accuracy in accuracies])
-            cells = [spread(column) for column in zip(*measured, strict=True)]
+            cells = [spread(column) for column in zip(*measured, strict=True)] + [""] * (len(ATTACKS) - len(attacks))
             print(f"| {network} | {name} | {' | '.join(cells)} | {mean(seconds):.0f} |", flush=True)
 
         teachers = {}
         for name, objective in (("robust", values["phases"][0]["objective"]), ("clean", {"name": "ce"})):
             config = fixed(values, 0, "largest", objective, values["phases"][0]["epochs"])
             teachers[name], seconds = trained(config, Path(folder) / name)
-            row(f"{name} teacher", objective["name"], [teachers[name]], [seconds])
+            row(f"{name} teacher", objective["name"], [teachers[name]], [seconds], ATTACKS[:1])
         for name in arguments.objectives:
             students, times = [], []
             for seed in arguments.seeds:
@@ -111,7 +111,7 @@ def main() -> None:
                 path, seconds = trained(config, Path(folder) / f"{name}-{seed}")
                 students.append(path)
                 times.append(seconds)
-            row("student", name, students, times)
+            row("student", name, students, times, ATTACKS)
 
 
 if __name__ == "__main__":
