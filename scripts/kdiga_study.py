@@ -105,7 +105,7 @@ class Study:
         """All that is missing: teachers first, then seed by seed."""
         teachers = {family: self.student(family, SCRATCH, "none", "trades", seed=100) for family in FAMILIES}
         for seed in self.arguments.seeds:
-            for family, start, teacher, objectives in ARMS:
+            for family, start, teacher, objectives in [ARMS[index] for index in self.arguments.arms]:
                 for name in [name for name in objectives if name in self.arguments.objectives]:
                     teacher_name = "none" if name in ("ce", "sat") else teacher
                     self.student(family, start, teacher_name, name, seed, teachers)
@@ -242,6 +242,7 @@ def main() -> None:
     parser.add_argument("--teacher-epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
+    parser.add_argument("--arms", type=int, nargs="+", default=list(range(len(ARMS))), help="entries of ARMS, from 0")
     parser.add_argument("--work", default="runs/kdiga", help="where runs are kept")
     parser.add_argument("--out", required=True, help="the table and its rows, without suffix")
     Study(parser.parse_args()).run()
