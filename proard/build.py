@@ -13,7 +13,7 @@ from proard.config import AttackConfig, Component, Config, PhaseConfig, TeacherC
 from proard.data import DataSplits, ImageSet, epoch_batches, sequential_batches
 from proard.errors import UserError
 from proard.fixed_network import published_options, resolve
-from proard.objectives import Objective, objectives
+from proard.objectives import Crafting, Objective, check_attack, craftings, objectives
 from proard.registry import import_modules
 from proard.samplers import Sampler, samplers
 from proard.supernet import SearchSpace, Supernet, build_supernet
@@ -74,12 +74,19 @@ def supernet_for(config: Config, data: DataSplits) -> Supernet:
     published = published_options(config, data.input_shape[0])
     options = {"mean": data.mean, "std": data.std, **published, **config.supernet.options}
     try:
-        supernet = build_supernet(config.supernet.family, **given, **options)
+        supernet = build_supernet(
+            config.supernet.family,
+            classifiers=config.supernet.classifiers,
+            batch_norms=config.supernet.batch_norms,
+            **given,
+            **options,
+        )
         supernet.space.cost(supernet.space.largest())  # shows whether a timm network takes the images
         return supernet
     except UserError as error:
         message = str(error).removeprefix("build_supernet: ")
-        section = "student." if message.startswith("architecture") else "supernet: "
+        places = {"architecture": "student.", "classifiers": "supernet.", "batch_norms": "supernet."}
+        section = next((place for word, place in places.items() if message.startswith(word)), "supernet: ")
         raise UserError(section + message) from error
 
 
@@ -122,7 +129,7 @@ def phase_space(config: Config, index: int, space: SearchSpace) -> SearchSpace:
         raise UserError(f"phases.{index}.elastic: {error}") from None
 
 
-def phase_sampler(config: Config, index: int, space: SearchSpace) -> Sampler:
+def phase_sampler(config: Config, index: int, space: SearchSpace, steps_per_epoch: int = 1) -> Sampler:
     """The sampler of a phase, over the decisions it unlocks; its generator depends on the seed and the phase."""
     phase: PhaseConfig = config.phases[index]
     return samplers.build(
@@ -131,7 +138,24 @@ def phase_sampler(config: Config, index: int, space: SearchSpace) -> Sampler:
         where=f"phases.{index}.sampler",
         space=phase_space(config, index, space),
         seed=config.seed * 1000 + index,
+        steps_per_epoch=steps_per_epoch,
+        steps=steps_per_epoch * phase.epochs,
     )
+
+
+def phase_crafting(config: Config, index: int) -> Crafting:
+    """How the students of a phase's steps share adversarial images.
+
+    Raises:
+        UserError: an unknown name or option, or an attack whose steps cannot be changed.
+    """
+    component, where = config.phases[index].crafting, f"phases.{index}.crafting"
+    crafting = craftings.build(component.name, component.options, where=where)
+    try:
+        check_attack(crafting, training_attack(config))
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    return crafting
 
 
 def check_phases(config: Config, space: SearchSpace) -> None:
@@ -143,7 +167,9 @@ def check_phases(config: Config, space: SearchSpace) -> None:
     for index, phase in enumerate(config.phases):
         objective = phase_objective(config, index)
         phase_sampler(config, index, space)
-        if index == 0 and objective.needs_teacher and config.teacher == TeacherConfig():
+        phase_crafting(config, index)
+        begins_trained = config.teacher != TeacherConfig() or config.supernet.weights is not None
+        if index == 0 and objective.needs_teacher and not begins_trained:
             if config.mode == "student":
                 raise UserError(
                     f"phases.0: '{phase.name}' distils from a teacher, and there is none; give one with teacher: (a "
@@ -151,7 +177,8 @@ def check_phases(config: Config, space: SearchSpace) -> None:
                 )
             raise UserError(
                 f"phases.0: '{phase.name}' distils from a frozen teacher, but no phase before it trains one; "
-                "begin with a phase of objective trades, set teacher.mode=joint, or give a teacher from elsewhere"
+                "begin with a phase of objective trades or with another run's weights (supernet.weights), "
+                "set teacher.mode=joint, or give a teacher from elsewhere"
             )
         if phase.warmup_epochs >= phase.epochs:
             raise UserError(

@@ -32,6 +32,8 @@ def resolve(config: Config) -> Config:
         teacher = teacher.model_copy(update={"source": str(_absolute(Path(str(teacher.source))))})
     if teacher.file is not None:
         teacher = teacher.model_copy(update={"file": _absolute(teacher.file)})
+    if supernet.weights is not None:
+        supernet = supernet.model_copy(update={"weights": _absolute(supernet.weights)})
     if student.directory is not None:
         directory = _absolute(student.directory)
         try:

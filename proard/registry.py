@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from proard.errors import UserError, nearest
 
@@ -88,9 +88,7 @@ class Registry(Generic[T]):
             if option not in valid:
                 raise UserError(f"{at}{self.kind} '{name}' has no option '{option}'{nearest(option, valid)}")
             try:
-                arguments[option] = TypeAdapter(
-                    hints.get(option, Any), config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
-                ).validate_python(value)
+                arguments[option] = _adapter(hints.get(option, Any)).validate_python(value)
             except ValidationError as error:
                 message = error.errors()[0]["msg"].replace("Input should be", "should be")
                 raise UserError(f"{at}option '{option}' of {self.kind} '{name}' {message}, got {value!r}") from None
@@ -100,3 +98,10 @@ class Registry(Generic[T]):
             raise
         except (TypeError, ValueError) as error:
             raise UserError(f"{at}{self.kind} '{name}': {error}") from error
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    """What checks a value against a type hint; pydantic's models bring their own rules."""
+    if inspect.isclass(hint) and issubclass(hint, BaseModel):
+        return TypeAdapter(hint)
+    return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))

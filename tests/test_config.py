@@ -297,7 +297,9 @@ def test_every_mistake_of_a_key_is_found_anywhere(file: Path) -> None:
         nonlocal count
         for key, value in values.items() if isinstance(values, dict) else enumerate(values):
             place = f"{at}.{key}" if at else str(key)
-            open_ended = re.search(r"(objective|sampler|supernet)", place)  # checked against classes, by their options
+            open_ended = re.search(
+                r"(objective|sampler|crafting|supernet)", place
+            )  # checked against classes, by their options
             if isinstance(key, str) and not open_ended:
                 assert f"unknown key '{place}x'" in error_line(file, f"{place}x=1"), place
                 count += 1

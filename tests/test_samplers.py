@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import random
+import tempfile
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+import torch
 
 from proard.errors import UserError
-from proard.samplers import samplers
-from proard.supernet import SearchSpace, families
+from proard.samplers import Signals, samplers
+from proard.samplers.estimates import Regression
+from proard.samplers.strata import Strata
+from proard.supernet import Architecture, SearchSpace, families
 
 
 @pytest.fixture
@@ -21,33 +28,33 @@ def space() -> SearchSpace:
 def test_private_and_resumable(name: str, space: SearchSpace) -> None:
     state = random.getstate()
     whole = samplers.build(name, {}, space=space, seed=3)
-    sequence = [whole.sample() for _ in range(20)]
+    sequence = [whole.sample(step) for step in range(20)]
     again = samplers.build(name, {}, space=space, seed=3)
-    assert [again.sample() for _ in range(10)] == sequence[:10]
+    assert [again.sample(step) for step in range(10)] == sequence[:10]
     resumed = samplers.build(name, {}, space=space, seed=99)
     resumed.load_state_dict(again.state_dict())
-    assert [resumed.sample() for _ in range(10)] == sequence[10:]
+    assert [resumed.sample(step) for step in range(10, 20)] == sequence[10:]
     assert random.getstate() == state
     other = samplers.build(name, {}, space=space, seed=4)
-    assert [other.sample() for _ in range(20)] != sequence
+    assert [other.sample(step) for step in range(20)] != sequence
 
 
 @pytest.mark.parametrize("name", samplers.names())
 def test_students_of_a_step_differ_and_are_unlocked(name: str, space: SearchSpace) -> None:
     part = space.unlocked({"width"})
     sampler = samplers.build(name, {"students": 6}, space=part, seed=0)
-    for _ in range(50):
-        students = sampler.sample()
+    for step in range(50):
+        students = sampler.sample(step)
         assert len(set(students)) == len(students) <= 6
         for student in students:
             assert all(student[f"stage{stage}.depth"] == 1 for stage in range(1, 5))
-    assert samplers.build(name, {}, space=space.unlocked(()), seed=0).sample() == [space.largest()]
+    assert samplers.build(name, {}, space=space.unlocked(()), seed=0).sample(0) == [space.largest()]
 
 
 def test_sandwich_has_both_ends(space: SearchSpace) -> None:
     sampler = samplers.build("sandwich", {"students": 4}, space=space, seed=0)
-    for _ in range(20):
-        students = sampler.sample()
+    for step in range(20):
+        students = sampler.sample(step)
         assert students[0] == space.largest()
         assert students[1] == space.smallest()
         assert len(students) == 4
@@ -55,7 +62,7 @@ def test_sandwich_has_both_ends(space: SearchSpace) -> None:
 
 def test_uniform_draws_every_choice_equally_often(space: SearchSpace) -> None:
     sampler = samplers.build("uniform", {"students": 2}, space=space, seed=0)
-    widths = Counter(student["stage3.width"] for _ in range(1000) for student in sampler.sample())
+    widths = Counter(student["stage3.width"] for step in range(1000) for student in sampler.sample(step))
     assert set(widths) == {0.25, 0.5, 0.75, 1.0}
     assert all(abs(count - 500) < 5 * (2000 * 0.25 * 0.75) ** 0.5 for count in widths.values())
 
@@ -64,3 +71,210 @@ def test_too_few_students(space: SearchSpace) -> None:
     for name, students in (("sandwich", 1), ("uniform", 0)):
         with pytest.raises(UserError, match="students must be at least"):
             samplers.build(name, {"students": students}, space=space, seed=0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What each one promises
+
+
+def build(name: str, space: SearchSpace, seed: int = 0, **options: Any) -> Any:
+    given = {key: options.pop(key) for key in ("steps_per_epoch", "steps") if key in options}
+    return samplers.build(name, options, space=space, seed=seed, **given)
+
+
+def test_epoch_uniform_holds_its_students_for_an_epoch(space: SearchSpace) -> None:
+    sampler = build("epoch-uniform", space, students=2, steps_per_epoch=5, steps=20)
+    steps = [tuple(sampler.sample(step)) for step in range(20)]
+    assert all(len(set(steps[start : start + 5])) == 1 for start in range(0, 20, 5))
+    assert len(set(steps)) == 4
+    assert len(build("epoch-uniform", space).sample(0)) == 1
+
+
+def test_epoch_uniform_resumes_within_an_epoch(space: SearchSpace) -> None:
+    sampler = build("epoch-uniform", space, steps_per_epoch=5, steps=20)
+    first = [sampler.sample(step) for step in range(3)]
+    resumed = build("epoch-uniform", space, seed=9, steps_per_epoch=5, steps=20)
+    resumed.load_state_dict(sampler.state_dict())
+    assert resumed.sample(3) == first[0]
+    assert [resumed.sample(step) for step in range(4, 12)] == [sampler.sample(step) for step in range(4, 12)]
+
+
+def test_progressive_unlocks_one_kind_after_the_other(space: SearchSpace) -> None:
+    sampler = build("progressive", space, steps_per_epoch=10, steps=30, over={"name": "uniform", "students": 3})
+    largest = space.largest()
+    varied: list[set[str]] = [set(), set(), set()]
+    kinds = {decision.name: decision.kind for decision in space.decisions}
+    for step in range(30):
+        for student in sampler.sample(step):
+            changed = {kinds[name] for name in largest if name in student and student[name] != largest[name]}
+            varied[step // 10] |= changed
+    assert space.kinds == ("width", "depth", "expand")
+    assert varied == [{"width"}, {"width", "depth"}, {"width", "depth", "expand"}]
+
+
+def test_progressive_resumes_in_its_stage(space: SearchSpace) -> None:
+    options = {"steps_per_epoch": 10, "steps": 30, "over": {"name": "robustness"}}
+    whole = build("progressive", space, **options)
+    for step in range(15):
+        for student in whole.sample(step):
+            whole.update(student, Signals(1.0, 0.5, 0.5))
+    resumed = build("progressive", space, seed=9, **options)
+    resumed.load_state_dict(whole.state_dict())
+    assert [resumed.sample(step) for step in range(15, 30)] == [whole.sample(step) for step in range(15, 30)]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("progressive", {"order": [["width"], ["depth"]]}, "order must name each of width, depth, expand once"),
+        ("progressive", {"over": {"name": "sandwhich"}}, "over: unknown sampler 'sandwhich'.*sandwich"),
+        ("progressive", {"over": {"name": "uniform", "floor": 1}}, "over: sampler 'uniform' has no option 'floor'"),
+        ("robustness", {"floor": 1.5}, r"floor must be in \[0, 1\]"),
+        ("robustness", {"memory": 1.0}, r"memory in \[0, 1\)"),
+        ("robustness", {"candidates": 0}, "candidates must be at least 1"),
+        ("robustness", {"prefer": "middling"}, "prefer.*worst"),
+        ("robustness", {"students": 1}, "students must be at least 2"),
+        ("robustness", {"estimate": "guess"}, "estimate"),
+    ],
+)
+def test_wrong_options(name: str, options: dict[str, Any], message: str, space: SearchSpace) -> None:
+    with pytest.raises(UserError, match=message):
+        build(name, space, **options)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Robustness
+
+
+def divergence_of(space: SearchSpace) -> Callable[[Architecture], float]:
+    """Small students lack robustness: from 0.1 at the largest to 0.9 at the smallest, by log multiply-adds."""
+    low, high = (math.log(space.cost(end).multiply_adds) for end in (space.smallest(), space.largest()))
+    return lambda a: 0.9 - 0.8 * (math.log(space.cost(a).multiply_adds) - low) / (high - low)
+
+
+def trained(sampler: Any, steps: int, divergence: Callable[[Architecture], float]) -> list[list[Architecture]]:
+    """What a trainer does with a sampler, on students of known divergence."""
+    taken = []
+    for step in range(steps):
+        students = []
+        for drawn in sampler.sample(step):
+            candidates = sampler.alternatives(drawn)
+            students.append(sampler.choose(candidates, [divergence(a) for a in candidates]))
+            sampler.update(students[-1], Signals(torch.tensor(divergence(students[-1])), 0.5, 0.5))
+        taken.append(students)
+    return taken
+
+
+@pytest.mark.parametrize("estimate", ["bins", "regression"])
+def test_robustness_draws_where_robustness_is_missing(estimate: str, space: SearchSpace) -> None:
+    divergence = divergence_of(space)
+    shares = []
+    for wanted in (divergence, lambda a: 1.0 - divergence(a)):  # small ones lack it; then: large ones do
+        sampler = build("robustness", space, bins=4, candidates=1, floor=0.2, estimate=estimate)
+        taken = trained(sampler, 400, wanted)
+        drawn = Counter(sampler.strata.index(a) for step in taken[50:] for a in step if a not in sampler.ends)
+        shares.append([drawn[index] / drawn.total() for index in range(4)])
+    assert shares[0][0] > shares[0][1] > shares[0][2] > shares[0][3] > 0.2 / 4 * 0.6
+    # Nobody is farther from the teacher than the largest: no gap, so the bins are equal.
+    assert all(abs(share - 0.25) < 0.07 for share in shares[1])
+
+
+def test_probabilities_follow_the_formula(space: SearchSpace) -> None:
+    """A floor of uniform, and the rest in proportion to how much farther than the largest each bin is."""
+    sampler = build("robustness", space, bins=4, floor=0.4, memory=0.0)
+    by_bin = {index: members[-1] for index, members in sampler.strata.members.items()}
+    sampler.update(space.largest(), Signals(0.1, 1.0, 1.0))
+    for index, divergence in ((0, 0.7), (1, 0.3), (2, 0.1), (3, 0.05)):
+        sampler.update(by_bin[index], Signals(divergence, 1.0, 1.0))
+    sampler.sample(0)  # reads
+    found = sampler.probabilities([by_bin[index] for index in range(4)])
+    assert found == pytest.approx([0.1 + 0.6 * 0.6 / 0.8, 0.1 + 0.6 * 0.2 / 0.8, 0.1, 0.1])
+
+
+def test_moving_average(space: SearchSpace) -> None:
+    sampler = build("robustness", space, bins=2, memory=0.75)
+    for value in (1.0, 2.0, 0.0):
+        sampler.update(space.smallest(), Signals(value, 1.0, 1.0))
+    sampler.sample(0)
+    assert sampler.estimate.divergence(space.smallest()) == pytest.approx(0.75 * (0.75 * 1.0 + 0.25 * 2.0))
+
+
+def test_regression_finds_a_linear_rule(space: SearchSpace) -> None:
+    """Also for architectures that it never saw, and after the rule has changed."""
+    rng = random.Random(0)
+    estimate = Regression(Strata(space, 4), memory=0.99)
+    for sign in (1.0, -1.0):
+        for _ in range(600):
+            student = space.sample(rng)
+            estimate.update(student, 1.0 + sign * (student["stage1.width"] + 0.2 * student["stage2.depth"]))
+    unseen = [space.sample(rng) for _ in range(50)]
+    for student in unseen:
+        expected = max(0.0, 1.0 - (student["stage1.width"] + 0.2 * student["stage2.depth"]))
+        assert estimate.divergence(student) == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("prefer", ["worst", "best"])
+def test_candidates_are_of_the_drawn_bin_and_one_is_chosen(prefer: str, space: SearchSpace) -> None:
+    sampler = build("robustness", space, bins=4, candidates=5, prefer=prefer)
+    for step in range(30):
+        for drawn in sampler.sample(step):
+            candidates = sampler.alternatives(drawn)
+            assert candidates[0] == drawn
+            if drawn in sampler.ends:
+                assert candidates == [drawn]
+                continue
+            assert 1 <= len(candidates) <= 5
+            assert len({sampler.strata.index(candidate) for candidate in candidates}) == 1
+            values = [float(index % 3) for index in range(len(candidates))]
+            chosen = sampler.choose(candidates, values)
+            assert values[candidates.index(chosen)] == (max if prefer == "worst" else min)(values)
+
+
+def test_ends_come_when_they_are_due(space: SearchSpace) -> None:
+    sampler = build("robustness", space, largest_every=3, smallest_every=2)
+    for step in range(12):
+        students = sampler.sample(step)
+        assert len(students) == 4
+        if step % 3 == 0:
+            assert students[0] == space.largest()
+        if step % 2 == 0:
+            assert space.smallest() in students
+
+
+@pytest.mark.parametrize("estimate", ["bins", "regression"])
+def test_robustness_resumes_with_what_it_learnt(estimate: str, space: SearchSpace) -> None:
+    """Between two readings of the signals too; and two ranks that see the same signals draw the same students."""
+    divergence = divergence_of(space)
+    whole, rank = (build("robustness", space, estimate=estimate) for _ in range(2))
+    assert trained(whole, 27, divergence) == trained(rank, 27, divergence)
+    resumed = build("robustness", space, seed=5, estimate=estimate)
+    with tempfile.TemporaryFile() as file:
+        torch.save(whole.state_dict(), file)
+        file.seek(0)
+        resumed.load_state_dict(torch.load(file, weights_only=True))
+
+    def rest(sampler: Any) -> list[list[Architecture]]:
+        taken = []
+        for step in range(27, 60):
+            taken.append(sampler.sample(step))
+            for student in taken[-1]:
+                sampler.update(student, Signals(divergence(student), 0.5, 0.5))
+        return taken
+
+    assert rest(resumed) == rest(whole)
+
+
+@pytest.mark.parametrize("family", families.names())
+def test_every_bin_can_be_drawn(family: str) -> None:
+    """Also the rare ends, which uniform sampling hardly hits."""
+    options = {"model": "test_resnet"} if family == "timm" else {}
+    space = families.build(family, {"num_classes": 10, "input_shape": (3, 32, 32), **options}).space()
+    strata = Strata(space, 6)
+    rng = random.Random(0)
+    assert 0 in strata.members
+    assert len(strata.bins) - 1 in strata.members
+    for index, members in strata.members.items():
+        assert all(strata.index(member) == index for member in members)
+        assert all(strata.index(strata.draw(index, rng)) == index for _ in range(10))
+    if space.size > 10_000:
+        assert all(len(strata.members[index]) >= 20 for index in range(6))

@@ -28,7 +28,7 @@ def maximise(
     *,
     steps: int,
     step_size: float,
-    start: Literal["uniform", "gaussian", "clean"],
+    start: Literal["uniform", "gaussian", "clean"] | torch.Tensor,
     generator: torch.Generator,
 ) -> torch.Tensor:
     """Raise ``loss`` by projected gradient ascent from a start near ``images``; the last iterate.
@@ -40,14 +40,16 @@ def maximise(
         threat: norm, radius and bounds.
         steps: at least 1.
         step_size: in units of the norm.
-        start: uniform in the ball, a small gaussian perturbation, or the clean images.
+        start: uniform in the ball, a small gaussian perturbation, the clean images, or given images.
         generator: of the start.
 
     Returns:
         Images of the same shape and device, detached, inside the ball and the bounds.
     """
     images = at_least_float32(images)
-    if start == "uniform":
+    if isinstance(start, torch.Tensor):
+        perturbed = threat.project(start.detach(), images)
+    elif start == "uniform":
         perturbed = threat.random_start(images, generator)
     elif start == "gaussian":
         noise = torch.empty(images.shape, dtype=images.dtype, device=generator.device).normal_(generator=generator)
@@ -122,8 +124,9 @@ class PGD(Attack):
         *,
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
+        start: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """See `Attack`; the default loss is the cross-entropy of the labels."""
+        """See `Attack`; the default loss is the cross-entropy of the labels, ``start`` the attack's own."""
         generator = self.generator(images, generator)
         sign = -1.0 if self.targeted else 1.0
 
@@ -139,7 +142,7 @@ class PGD(Attack):
                 self.threat,
                 steps=self.steps,
                 step_size=self.resolved_step_size,
-                start=self.start,
+                start=self.start if start is None else start,
                 generator=generator,
             )
             if self.restarts == 1:

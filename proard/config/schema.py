@@ -60,10 +60,15 @@ class SupernetConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     family: str = "resnet"
+    classifiers: Count = Field(1, description="Classifiers, each for the students of one bin of multiply-adds.")
+    batch_norms: Literal["shared", "per_width"] = Field(
+        "shared", description="Whether all widths of a batch norm share its weight and bias."
+    )
+    weights: Path | None = Field(None, description="A run directory, whose supernet's best weights are begun with.")
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keys beside ``family``."""
+        """The options of the family: the keys that are not fields of this section."""
         return dict(self.model_extra or {})
 
 
@@ -118,6 +123,12 @@ class PhaseConfig(Section):
     )
     objective: Component = Component(name="rslad")
     sampler: Component = Component(name="sandwich")
+    crafting: Component = Field(
+        Component(name="own"), description="Whether the students of a step share adversarial images."
+    )
+    gradients: Literal["sum", "project"] = Field(
+        "sum", description="How those of a step's students are joined; project removes the largest's conflicts."
+    )
     warmup_epochs: NonNegative = 0.0
     refresh_teacher: bool = Field(
         False, description="Freeze the largest student anew, as it is when this phase begins, as the teacher."
@@ -216,6 +227,10 @@ class Config(Section):
             if self.student != StudentConfig():
                 raise ValueError("student: is for mode student; add the top-level key 'mode: student', or remove it")
             return self
+        for key in ("classifiers", "batch_norms", "weights"):
+            if getattr(self.supernet, key) != SupernetConfig.model_fields[key].default:
+                own = "; give student.weights" if key == "weights" else ", whose students share weights"
+                raise ValueError(f"supernet.{key} is for mode supernet{own}; remove it")
         for kind in ("directory", "timm"):
             if getattr(self.student, kind) is not None and self.supernet != SupernetConfig():
                 raise ValueError(f"supernet: remove it; student.{kind} says what network it is")
@@ -233,6 +248,12 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _averages_are_kept_where_one_teaches(self) -> Config:
+        if self.teacher.smallest == "averaged" and (self.ema_decay is None or self.mode == "student"):
+            raise ValueError("teacher.smallest: averaged is a supernet's running average; set ema_decay, such as 0.99")
+        return self
+
+    @model_validator(mode="after")
     def _teachers_are_refreshed_from_the_run(self) -> Config:
         for index, phase in enumerate(self.phases):
             if not phase.refresh_teacher:
@@ -240,7 +261,7 @@ class Config(Section):
             if self.teacher.source is not None or self.teacher.mode == "joint":
                 other = "joint" if self.teacher.source is None else f"from {self.teacher.source}"
                 raise ValueError(f"phases.{index}.refresh_teacher: the teacher is {other}, so it is never frozen anew")
-            if index == 0:
+            if index == 0 and self.supernet.weights is None:
                 raise ValueError("phases.0.refresh_teacher: nothing is trained before the first phase")
         return self
 

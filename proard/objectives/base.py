@@ -10,6 +10,7 @@ import torch
 
 from proard.attacks import PGD, Attack, ThreatModel
 from proard.attacks.attack import Loss, Model
+from proard.objectives.crafting import Crafting, Own
 from proard.registry import Registry
 
 
@@ -22,12 +23,16 @@ class Batch:
         labels: class indices (N,).
         generator: of the attack's random starts; None lets the attack use its own seed.
         progress: in [0, 1]: how much of the phase is done, for objectives that change with it.
+        crafting: how the students of a step share adversarial images.
+        crafted: those of another student of the step (N, C, H, W), if there are any.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     generator: torch.Generator | None = None
     progress: float = 1.0
+    crafting: Crafting = Own()  # noqa: RUF009 (frozen)
+    crafted: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ class AdversarialObjective(Objective):
 
     def attacked(self, student: Model, batch: Batch, loss: Loss | None = None) -> torch.Tensor:
         """The batch's images, perturbed to raise ``loss`` (default the cross-entropy of the labels); detached."""
-        return self.attack.perturb(student, batch.images, batch.labels, loss=loss, generator=batch.generator)
+        return batch.crafting.images(self.attack, student, batch, loss)
 
 
 def required(teacher: Model | None, objective: Objective) -> Model:

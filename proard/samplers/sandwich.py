@@ -12,7 +12,6 @@ class Sandwich(Sampler):
 
     least_students = 2
 
-    def draw(self) -> list[Architecture]:
+    def draw(self, step: int) -> list[Architecture]:
         """The largest first."""
-        random_students = [self.space.sample(self.rng) for _ in range(self.students - 2)]
-        return [self.space.largest(), self.space.smallest(), *random_students]
+        return self.with_random([self.space.largest(), self.space.smallest()], self.students)

@@ -1,6 +1,7 @@
 """Elastic networks: architectures, search spaces, and the supernet that students are cut out of."""
 
 from proard.supernet.architecture import Architecture
+from proard.supernet.bins import CostBins
 from proard.supernet.calibration import calibrate, require_calibrated
 from proard.supernet.families import families
 from proard.supernet.family import Family
@@ -9,6 +10,7 @@ from proard.supernet.supernet import Supernet, build_supernet
 
 __all__ = [
     "Architecture",
+    "CostBins",
     "Decision",
     "Family",
     "SearchSpace",

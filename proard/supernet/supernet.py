@@ -7,7 +7,6 @@ calibrated.
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
@@ -19,7 +18,9 @@ from proard.errors import UserError, nearest
 from proard.supernet.architecture import Architecture
 from proard.supernet.calibration import Batches, calibrate
 from proard.supernet.family import Family, families
+from proard.supernet.filling import fill, fill_copy
 from proard.supernet.kernels import KernelTransform
+from proard.supernet.private import BatchNorms, PrivateCopies
 from proard.supernet.space import SearchSpace
 
 SKELETONS_KEPT = 128
@@ -47,9 +48,22 @@ class Supernet(nn.Module):
         family: the static network, its plan and its decisions.
         space: the part of the family's space to hold weights for; default all of it. A space of one architecture makes
             one fixed network.
+        classifiers: number of classifiers, each for the students of one of as many `CostBins`.
+        batch_norms: whether the weight and bias of a batch norm are shared by all its widths, or ``per_width``.
+
+    A space of one architecture has nothing to keep apart, whatever the last two say.
+
+    Raises:
+        UserError: classifiers or batch_norms out of range, or not there in this family.
     """
 
-    def __init__(self, family: Family, space: SearchSpace | None = None) -> None:
+    def __init__(
+        self,
+        family: Family,
+        space: SearchSpace | None = None,
+        classifiers: int = 1,
+        batch_norms: BatchNorms = "shared",
+    ) -> None:
         super().__init__()
         self.family = family
         self.space: SearchSpace = family.space() if space is None else space
@@ -67,6 +81,8 @@ class Supernet(nn.Module):
         self.kernel_transforms = nn.ModuleDict(
             {name.replace(".", "/"): KernelTransform(sizes) for name, sizes in kernels.items()}
         )
+        shared = dict(self.named_parameters())
+        self.private_copies = PrivateCopies(family, self.space, classifiers, batch_norms, shared)
 
     def forward(self, *_: Any) -> torch.Tensor:
         """Not defined: a supernet is no one network."""
@@ -81,20 +97,29 @@ class Supernet(nn.Module):
         Raises:
             UserError: the architecture is not of this space.
         """
+        architecture = self.space.canonical(architecture)
         tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        cost_bin = self.private_copies.bin(architecture)
+        source = self._sources(tensors, cost_bin)
         with torch.no_grad():
-            return (_fill if self.family.plain else _copy)(
-                self._skeleton(self.space.canonical(architecture)),
-                lambda name, shape: self._cut(name, tensors[name], shape).clone(),
+            student = (fill if self.family.plain else fill_copy)(
+                self._skeleton(architecture),
+                lambda name, shape: self._cut(name, source(name, shape), shape).clone(),
             )
+        self.private_copies.remember(student, cost_bin)
+        return student
 
     def accumulate(self, student: nn.Module) -> None:
-        """Add the student's gradients into the gradients of the supernet's slices (zero outside of them)."""
-        weights = dict(self.named_parameters())
+        """Add the student's gradients into the gradients of the supernet's slices (zero outside of them).
+
+        Raises:
+            ValueError: there is a classifier per bin, and `student` did not cut this module.
+        """
+        source = self._sources(dict(self.named_parameters()), self.private_copies.recall(student))
         for name, parameter in student.named_parameters():
             if parameter.grad is None:
                 continue
-            weight = weights[name]
+            weight = source(name, parameter.shape)
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
             if self._transform(name, weight, parameter.shape) is None:
@@ -135,10 +160,29 @@ class Supernet(nn.Module):
                     continue
                 importance = sum(weights[name].abs().transpose(0, 1).flatten(1).sum(1) for name in group.readers)
                 order = torch.argsort(torch.as_tensor(importance), descending=True, stable=True)
-                for name in group.writers:
-                    weights[name].copy_(weights[name].index_select(0, order))
-                for name in group.readers:
-                    weights[name].copy_(weights[name].index_select(1, order))
+                for names, dimension in ((group.writers, 0), (group.readers, 1)):
+                    for name in names:
+                        weights[name].copy_(weights[name].index_select(dimension, order))
+                        self.private_copies.reorder(name, dimension, order)
+
+    def begin_private(self, kinds: Collection[str] | None = None) -> None:
+        """Give the students that train from now on their private copies, as the shared tensors are now.
+
+        Until then they are cut from the shared tensors. To be called after `sort_channels` whenever decisions are
+        unlocked; copies that are in use already go on as they are.
+
+        Args:
+            kinds: kinds of decision that vary from now on; default all.
+        """
+        shared = dict(self.named_parameters())
+        self.private_copies.begin(shared, self.space.kinds if kinds is None else kinds)
+
+    def _sources(self, tensors: Mapping[str, torch.Tensor], cost_bin: int) -> Callable[[str, torch.Size], torch.Tensor]:
+        """What a student's tensors are cut from, by name and shape: private copies where there are, else the shared."""
+        if not len(self.private_copies):
+            return lambda name, _: tensors[name]
+        find = self.private_copies.find
+        return lambda name, shape: tensors[name] if (copy := find(name, shape, cost_bin)) is None else copy
 
     def _cut(self, name: str, tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         """A student's tensor as a function of the supernet's: its slice, or its transformed kernel."""
@@ -166,29 +210,6 @@ class Supernet(nn.Module):
         return skeleton
 
 
-def _fill(skeleton: nn.Module, cut: Callable[[str, torch.Size], torch.Tensor], prefix: str = "") -> nn.Module:
-    """A copy of the skeleton with the tensors that ``cut`` makes; far cheaper than building or deep-copying one."""
-    filled: nn.Module = object.__new__(type(skeleton))
-    filled.__dict__ = {k: v.copy() if isinstance(v, dict | set) else v for k, v in skeleton.__dict__.items()}
-    for name, parameter in skeleton._parameters.items():
-        if parameter is not None:
-            filled._parameters[name] = nn.Parameter(cut(prefix + name, parameter.shape), parameter.requires_grad)
-    for name, buffer in skeleton._buffers.items():
-        if buffer is not None:
-            filled._buffers[name] = cut(prefix + name, buffer.shape)
-    for name, child in skeleton._modules.items():
-        filled._modules[name] = None if child is None else _fill(child, cut, f"{prefix}{name}.")
-    return filled
-
-
-def _copy(skeleton: nn.Module, cut: Callable[[str, torch.Size], torch.Tensor]) -> nn.Module:
-    """The same for a network that is not plain: a deep copy in which every reference to a tensor finds the cut one."""
-    memo: dict[int, Any] = {id(buffer): cut(name, buffer.shape) for name, buffer in skeleton.named_buffers()}
-    for name, parameter in skeleton.named_parameters():
-        memo[id(parameter)] = nn.Parameter(cut(name, parameter.shape), parameter.requires_grad)
-    return copy.deepcopy(skeleton, memo)
-
-
 def build_supernet(
     family: str,
     *,
@@ -196,6 +217,8 @@ def build_supernet(
     input_shape: Sequence[int],
     seed: int = 0,
     architecture: str | Mapping[str, float] | None = None,
+    classifiers: int = 1,
+    batch_norms: BatchNorms = "shared",
     **family_options: Any,
 ) -> Supernet:
     """Build a supernet with random weights.
@@ -207,10 +230,13 @@ def build_supernet(
         seed: of the initial weights; the global random state is left as it was.
         architecture: hold the weights of this one alone: ``largest``, ``smallest``, or decisions and their values
             (those left out are at their largest); default the whole space.
+        classifiers: number of classifiers, each for the students of one of as many bins of multiply-adds.
+        batch_norms: whether all widths of a batch norm share its weight and bias, or have them ``per_width``.
         family_options: fields of the family's class, such as ``widths`` or ``mean``.
 
     Raises:
-        UserError: unknown family or option, a value out of range, or an architecture that is not of the space.
+        UserError: unknown family or option, a value out of range, an architecture that is not of the space, or a family
+        without the parts that are to be kept apart.
     """
     described = families.build(
         family,
@@ -226,4 +252,4 @@ def build_supernet(
         space = space.only({**{decision.name: decision.choices[-1] for decision in space.decisions}, **given})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Supernet(described, space)
+        return Supernet(described, space, classifiers, batch_norms)

@@ -22,16 +22,21 @@ from proard import build
 from proard.config import Config, PhaseConfig
 from proard.data import DataSplits, augment, epoch_batches
 from proard.device import autocast, resolve_device, resolve_precision
+from proard.distributed import mean_over_ranks
 from proard.errors import Stopped
 from proard.files import append_line
 from proard.fixed_network import load_initial_weights, resolve
 from proard.objectives import Batch, Objective
 from proard.run import Run
 from proard.samplers import Sampler
+from proard.supernet import Architecture
 from proard.teachers import BatchTeacher, ExternalTeacher, freeze_largest, load_teacher, restore_largest
 from proard.training.checkpoint import check_same_teacher, save_checkpoint
+from proard.training.gradients import Projection
+from proard.training.initial_weights import load_run_weights
 from proard.training.interruption import Interrupted, SignalWatch
 from proard.training.progress import Progress
+from proard.training.record import StudentRecord, divergence, signals
 from proard.training.schedule import learning_rate
 from proard.training.validation import Validator
 
@@ -79,6 +84,7 @@ class Trainer:
         build.check_phases(config, self.supernet.space)
         if fresh:
             load_initial_weights(config, self.supernet, data)
+            load_run_weights(config, self.supernet, data)
         self.joint = build.joint_objective(config) if config.teacher.mode == "joint" else None
         self.external: ExternalTeacher | None = None
         if config.teacher.source is not None:
@@ -154,23 +160,31 @@ class Trainer:
     def _step(self, images: torch.Tensor, labels: torch.Tensor, progress: float = 1.0) -> None:
         """One optimizer step: cut each student, train it, add its gradient back."""
         images = images.contiguous(memory_format=torch.channels_last)
-        batch = Batch(images, labels, self.generator, progress)
         self.optimizer.zero_grad(set_to_none=False)
         teacher = None if self.teacher is None else BatchTeacher(self.teacher, images)
         largest = self.supernet.space.largest()
-        architectures = self.sampler.sample()
-        if self.joint is not None:  # the largest comes first: it is the others' teacher in this step
-            architectures = [largest, *(a for a in architectures if a != largest)]
-        for architecture in architectures:
+        crafted: torch.Tensor | None = None
+        for drawn in self._students_of_a_step():
+            architecture = self._choose(drawn, teacher, images, labels, crafted)
             student = self.supernet.student(architecture)
             objective = self.joint if self.joint is not None and architecture == largest else self.objective
+            batch = Batch(images, labels, self.generator, progress, self.crafting, crafted)
             with autocast(self.device, self.precision):
-                outcome = objective.outcome(student, teacher, batch)
+                outcome = objective.outcome(student, self._teacher_of(architecture, teacher, images), batch)
             outcome.loss.backward()
             self.supernet.accumulate(student)
             if objective is self.joint:
                 teacher = BatchTeacher(student, images, outcome.clean_logits)
+            if self.projection is not None and architecture == largest:
+                self.projection.largest_done()
+            if crafted is None or self.crafting.source == "previous":
+                crafted = outcome.adversarial_images
             self._count(outcome.loss, outcome.clean_logits, outcome.adversarial_logits, labels)
+            found = signals(outcome, teacher, images, labels)
+            self.sampler.update(architecture, found)
+            self.record.count(architecture, found)
+        if self.projection is not None:
+            self.projection.join()
         if self.config.optimizer.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.supernet.parameters(), self.config.optimizer.gradient_clip)
         self.optimizer.step()
@@ -178,6 +192,43 @@ class Trainer:
             decay = self.config.ema_decay or 0.0
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.averaged.parameters()), list(self.supernet.parameters()), 1 - decay)
+
+    def _students_of_a_step(self) -> list[Architecture]:
+        """What the sampler draws, in the order in which it trains."""
+        space = self.supernet.space
+        drawn = self.sampler.sample(self.position.epoch * self.sampler.steps_per_epoch + self.position.batch)
+        drawn = [drawn[index] for index in self.crafting.order([space.cost(a).multiply_adds for a in drawn])]
+        if self.joint is None and self.projection is None:
+            return drawn
+        # The largest comes first: it is the others' teacher in this step, or its gradient is put aside.
+        return sorted(
+            [space.largest(), *drawn] if self.joint is not None else drawn, key=lambda a: a != space.largest()
+        )
+
+    def _choose(
+        self,
+        drawn: Architecture,
+        teacher: BatchTeacher | None,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        crafted: torch.Tensor | None,
+    ) -> Architecture:
+        """Let the sampler choose among candidates, by how they do on adversarial images that exist already."""
+        candidates = self.sampler.alternatives(drawn)
+        if crafted is None or len(candidates) == 1:
+            return drawn
+        with torch.no_grad(), autocast(self.device, self.precision):
+            found = [divergence(self.supernet.student(a)(crafted), teacher, images, labels) for a in candidates]
+        return self.sampler.choose(candidates, mean_over_ranks(torch.stack(found)).tolist())
+
+    def _teacher_of(
+        self, architecture: Architecture, teacher: BatchTeacher | None, images: torch.Tensor
+    ) -> BatchTeacher | None:
+        """The step's teacher; the smallest student may have the averaged supernet's largest for its own."""
+        space = self.supernet.space
+        if self.averaged is None or self.config.teacher.smallest == "same" or architecture != self.smallest:
+            return teacher
+        return BatchTeacher(self.averaged.student(space.largest()).eval(), images)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Phases
@@ -191,15 +242,23 @@ class Trainer:
         """Unlock decisions, sort channels for them, and start a new optimizer."""
         index = min(self.position.phase, len(self.config.phases) - 1)
         space = self.supernet.space
-        if self.config.sort_channels and self.position.epoch == 0:
+        if self.position.epoch == 0:
+            kinds = set(build.phase_kinds(self.config, index, space))
             unlocked = set(build.phase_kinds(self.config, index - 1, space)) if index else set()
-            self.supernet.sort_channels(set(build.phase_kinds(self.config, index, space)) - unlocked, unlocked)
+            if self.config.sort_channels:
+                self.supernet.sort_channels(kinds - unlocked, unlocked)
+            self.supernet.begin_private(kinds)
         self.objective: Objective = build.phase_objective(self.config, index)
-        self.sampler: Sampler = build.phase_sampler(self.config, index, space)
+        self.sampler: Sampler = build.phase_sampler(self.config, index, space, len(self._batches()))
+        self.crafting = build.phase_crafting(self.config, index)
+        part = build.phase_space(self.config, index, space)
+        self.smallest, self.record = part.smallest(), StudentRecord(part, self.device)
         wanted = self.objective.needs_teacher or self.config.phases[index].refresh_teacher
         if wanted and self.joint is None and self.teacher is None:
             self.teacher = freeze_largest(self.supernet, self.validate.calibration)
         self.optimizer = self._new_optimizer()
+        project = self.config.phases[index].gradients == "project"
+        self.projection = Projection(self.supernet.parameters()) if project else None
         self.averaged = copy.deepcopy(self.supernet) if self.config.ema_decay is not None else None
         self.best = None
         self.lowest_loss = float("inf")
@@ -304,12 +363,21 @@ class Trainer:
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
         images = steps * min(self.config.batch_size, len(self.train_images)) / max(seconds, 1e-9)
-        self._log("epoch", **means, seconds=seconds, images_per_second=images, peak_memory_bytes=peak, steps=steps)
+        self._log(
+            "epoch",
+            **means,
+            seconds=seconds,
+            images_per_second=images,
+            peak_memory_bytes=peak,
+            steps=steps,
+            bins=self.record.rows(),
+        )
         shown = ", ".join(f"{name} {value:.3f}" for name, value in means.items() if value is not None)
         progress.line(
             f"{self.phase.name} {self.position.epoch + 1}/{self.phase.epochs}: {shown}, {images:.0f} images/s"
         )
         self.sums = self._no_sums()
+        self.record.sums.zero_()
 
     def _log(self, kind: str, **values: Any) -> None:
         at = {"kind": kind, "phase": self.phase.name, "epoch": self.position.epoch, "step": self.position.step}
@@ -335,6 +403,7 @@ class Trainer:
             "best": self.best,
             "rng": rng,
             "sums": self.sums,
+            "record": self.record.sums,
             "lowest_loss": self.lowest_loss,
             "metrics_bytes": self.run.metrics.stat().st_size if self.run.metrics.exists() else 0,
             "finished": self.position.phase == len(self.config.phases),
@@ -360,6 +429,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.sampler.load_state_dict(state["sampler"])
         self.best, self.sums, self.lowest_loss = state["best"], state["sums"].to(self.device), state["lowest_loss"]
+        self.record.sums.copy_(state["record"])
         torch.set_rng_state(state["rng"]["torch"].cpu())
         self.generator.set_state(state["rng"]["generator"].cpu())
         if self.device.type == "cuda" and "cuda" in state["rng"]:

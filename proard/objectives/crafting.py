@@ -1,0 +1,161 @@
+"""Where the adversarial images of a step's students come from.
+
+Crafting them is most of a step's work. Each student may make its own; or one student makes them for all; or the others
+begin where it ended, and take a step or two of their own. What each choice costs and gives is measured in
+docs/results/samplers.md.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from proard.attacks import PGD, Attack
+from proard.attacks.attack import Loss, Model
+from proard.registry import Registry
+
+if TYPE_CHECKING:
+    from proard.objectives.base import Batch
+
+Source = Literal["largest", "smallest", "drawn", "previous"]
+
+
+@dataclass(frozen=True)
+class Crafting(ABC):
+    """How students of a step share adversarial images; holds no state."""
+
+    source: Source = "largest"
+
+    def order(self, costs: Sequence[float]) -> list[int]:
+        """In which order the students of a step train.
+
+        Args:
+            costs: multiply-adds of each, in the order in which they were sampled.
+
+        Returns:
+            Their indices: the source first; for ``previous``, from the most to the least expensive; for ``drawn``, the
+            one sampled last, which in every sampler is a random one.
+        """
+        indices = list(range(len(costs)))
+        if self.source == "previous":
+            return sorted(indices, key=lambda index: -costs[index])
+        if self.source == "drawn":
+            first = indices[-1]
+        else:
+            first = (max if self.source == "largest" else min)(indices, key=lambda index: costs[index])
+        return [first, *(index for index in indices if index != first)]
+
+    @abstractmethod
+    def images(self, attack: Attack, student: Model, batch: Batch, loss: Loss | None) -> torch.Tensor:
+        """Adversarial images for a student.
+
+        Args:
+            attack: of the objective.
+            student: images to logits.
+            batch: clean images, labels, and the images that the source crafted in this step, unless this is the source.
+            loss: what the objective raises; None for the attack's own.
+
+        Returns:
+            (N, C, H, W), detached.
+        """
+
+
+craftings: Registry[Crafting] = Registry("crafting")
+
+
+@craftings.register("own")
+@dataclass(frozen=True)
+class Own(Crafting):
+    """Every student is attacked by itself.
+
+    Attributes:
+        steps: attack steps of every student but the source; default as many as the source.
+    """
+
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        _require_positive(self.steps)
+
+    def images(self, attack: Attack, student: Model, batch: Batch, loss: Loss | None) -> torch.Tensor:
+        """See `Crafting`."""
+        if batch.crafted is not None and self.steps is not None:
+            attack = shortened(attack, self.steps)
+        return attack.perturb(student, batch.images, batch.labels, loss=loss, generator=batch.generator)
+
+
+@craftings.register("shared")
+@dataclass(frozen=True)
+class Shared(Crafting):
+    """The source's images, for all."""
+
+    def __post_init__(self) -> None:
+        if self.source == "previous":
+            raise ValueError("source previous would be the largest's images for all; use source: largest")
+
+    def images(self, attack: Attack, student: Model, batch: Batch, loss: Loss | None) -> torch.Tensor:
+        """See `Crafting`."""
+        if batch.crafted is not None:
+            return batch.crafted
+        return attack.perturb(student, batch.images, batch.labels, loss=loss, generator=batch.generator)
+
+
+@craftings.register("refined")
+@dataclass(frozen=True)
+class Refined(Crafting):
+    """The source's images, and from there some attack steps on the student itself.
+
+    Attributes:
+        steps: how many.
+        step_size: in units of eps; default the attack's own step.
+    """
+
+    steps: int = 2
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        _require_positive(self.steps)
+        if self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"step_size must be positive, got {self.step_size}")
+
+    def images(self, attack: Attack, student: Model, batch: Batch, loss: Loss | None) -> torch.Tensor:
+        """See `Crafting`."""
+        if batch.crafted is None:
+            return attack.perturb(student, batch.images, batch.labels, loss=loss, generator=batch.generator)
+        attack = _plain(attack)
+        size = attack.resolved_step_size if self.step_size is None else self.step_size * attack.threat.eps
+        return replace(attack, steps=self.steps, step_size=size, restarts=1).perturb(
+            student, batch.images, batch.labels, loss=loss, generator=batch.generator, start=batch.crafted
+        )
+
+
+def shortened(attack: Attack, steps: int) -> Attack:
+    """The same attack with fewer, larger steps, which can cross the ball as before."""
+    attack = _plain(attack)
+    size = min(attack.resolved_step_size * attack.steps / steps, 1.25 * attack.threat.eps)
+    return replace(attack, steps=steps, step_size=size)
+
+
+def check_attack(crafting: Crafting, attack: Attack) -> None:
+    """Refuse an attack that cannot be shortened or continued.
+
+    Raises:
+        ValueError: the crafting changes the attack's steps, and the attack is not PGD.
+    """
+    if isinstance(crafting, Refined) or (isinstance(crafting, Own) and crafting.steps is not None):
+        _plain(attack)
+
+
+def _plain(attack: Attack) -> PGD:
+    if not isinstance(attack, PGD):
+        raise ValueError(f"the steps of attack {attack.name} cannot be changed for some students; use pgd")
+    return attack
+
+
+def _require_positive(steps: int | None) -> None:
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")

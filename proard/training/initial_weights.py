@@ -1,0 +1,92 @@
+"""Beginning with the supernet of another run: ``supernet.weights``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+import torch
+
+from proard.config import Config
+from proard.data import DataSplits
+from proard.errors import UserError
+from proard.run import Run
+from proard.supernet import Supernet, families
+from proard.training.checkpoint import load_checkpoint
+
+STATED = ("normalize.mean", "normalize.std")  # of the training images; the tensors that two runs may round differently
+COPIES = "private_copies"
+TOLERANCE = 1e-3
+
+
+def load_run_weights(config: Config, supernet: Supernet, data: DataSplits) -> None:
+    """Give the supernet the best weights of the run that the configuration names, if it names one.
+
+    Private copies that the other run does not have begin from its shared tensors.
+
+    Args:
+        config: resolved.
+        supernet: of this run.
+        data: what it will be trained on.
+
+    Raises:
+        UserError: no run there, no checkpoint, or one of another network; the message says what differs.
+    """
+    path = config.supernet.weights
+    if path is None:
+        return
+    try:
+        run = Run.find(path)
+        other = run.config()
+        state = load_checkpoint(run.checkpoint)
+        _check_same(other, config, supernet, data)
+        weights = state["best"]["weights"] if state["best"] else state["supernet"]
+        _check_fit(weights, supernet)
+    except UserError as error:
+        raise UserError(f"supernet.weights {path}: {error}") from error
+    supernet.load_state_dict({name: t for name, t in weights.items() if name not in STATED}, strict=False)
+
+
+def _check_same(other: Config, config: Config, supernet: Supernet, data: DataSplits) -> None:
+    """Refuse a run whose network is described otherwise."""
+    theirs, own = other.supernet, config.supernet
+    pairs: dict[str, tuple[object, object]] = {
+        "mode": (other.mode, config.mode),
+        "data.name": (other.data.name, config.data.name),
+        "data.image_size": (other.data.image_size, config.data.image_size),
+        "supernet.family": (theirs.family, own.family),
+    }
+    # What the other run does not keep apart begins from what its students share.
+    if theirs.classifiers > 1:
+        pairs["supernet.classifiers"] = (theirs.classifiers, own.classifiers)
+    if theirs.batch_norms != "shared":
+        pairs["supernet.batch_norms"] = (theirs.batch_norms, own.batch_norms)
+    _refuse_differences(pairs)
+    normalisation = {"mean": supernet.family.mean, "std": supernet.family.std}  # compared in the weights
+    options = {name: value for name, value in theirs.options.items() if name not in normalisation}
+    images = {"input_shape": data.input_shape, "num_classes": data.num_classes}
+    family = families.build(theirs.family, {**options, **normalisation, **images}, where="its supernet")
+    names = [field.name for field in fields(family)]
+    _refuse_differences({f"supernet.{n}": (getattr(family, n), getattr(supernet.family, n)) for n in names})
+
+
+def _refuse_differences(pairs: Mapping[str, tuple[object, object]]) -> None:
+    for name, (there, here) in pairs.items():
+        if there != here:
+            raise UserError(f"{name} is {there} there and {here} here; a supernet begins with weights of its own kind")
+
+
+def _check_fit(weights: dict[str, torch.Tensor], supernet: Supernet) -> None:
+    """Refuse weights whose tensors are others, such as a classifier for another number of classes."""
+    own = supernet.state_dict()
+    for name in dict.fromkeys([*own, *weights]):
+        if name not in weights and name.startswith(COPIES):
+            continue
+        shapes = [list(tensors[name].shape) if name in tensors else "missing" for tensors in (weights, own)]
+        if shapes[0] != shapes[1]:
+            raise UserError(f"its tensor {name} is {shapes[0]}, and {shapes[1]} here")
+    for name in STATED:
+        if name in own and not torch.allclose(weights[name], own[name].cpu(), atol=TOLERANCE):
+            values = weights[name].flatten().tolist()
+            key = "supernet." + name.rpartition(".")[2]
+            raise UserError(f"its images were normalised otherwise; set {key}: {[round(v, 4) for v in values]}")
