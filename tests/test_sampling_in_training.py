@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -157,11 +158,12 @@ def test_record_by_hand() -> None:
     space = families.build("resnet", {"num_classes": 10, "input_shape": (3, 32, 32)}).space()
     record = StudentRecord(space, torch.device("cpu"))
     nan = float("nan")
-    record.count(space.largest(), Signals(0.1, 0.9, 0.8))
-    record.count(space.largest(), Signals(0.3, 0.7, 0.6))
-    record.count(space.smallest(), Signals(1.0, nan, 0.5))
-    record.count(space.smallest(), Signals(2.0, 0.4, nan))
+    record.count(space.largest(), torch.tensor(2.0), Signals(0.1, 0.9, 0.8))
+    record.count(space.largest(), torch.tensor(2.0), Signals(0.3, 0.7, 0.6))
+    record.count(space.smallest(), torch.tensor(4.0), Signals(1.0, nan, 0.5))
+    record.count(space.smallest(), torch.tensor(4.0), Signals(2.0, 0.4, nan))
     rows = record.rows()
+    assert record.means() == pytest.approx({"loss": 3.0, "clean": 2.0 / 3, "robust": 1.9 / 3})
     assert len(rows) == 6
     assert rows[0]["multiply_adds"][0] == space.cost(space.smallest()).multiply_adds
     assert rows[-1]["multiply_adds"][1] == space.cost(space.largest()).multiply_adds
@@ -171,6 +173,8 @@ def test_record_by_hand() -> None:
     assert rows[-1]["robust_gap"] == pytest.approx(0.0)
     assert (rows[-1]["clean"], rows[-1]["robust"]) == pytest.approx((0.8, 0.7))
     assert rows[2] == {**rows[2], "sampled": 0, "robust_gap": None, "clean": None, "robust": None}
+    record.count(space.smallest(), torch.tensor(nan), Signals(nan, 0.5, 0.5))
+    assert math.isnan(record.means()["loss"] or 0.0)  # a training that diverges must show
 
 
 def test_every_trained_student_is_recorded(trained_run: Path) -> None:

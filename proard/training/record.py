@@ -15,7 +15,7 @@ from proard.supernet.bins import CostBins
 from proard.teachers import BatchTeacher
 
 BINS = 6
-COLUMNS = ("sampled", "divergence", "clean", "clean_students", "robust", "robust_students")
+COLUMNS = ("loss", "divergence", "clean", "robust")
 
 
 def divergence(
@@ -48,20 +48,25 @@ class StudentRecord:
     def __init__(self, space: SearchSpace, device: torch.device) -> None:
         self.bins = CostBins(space, BINS)
         self.largest = space.largest()
-        self.sums = torch.zeros(len(self.bins) + 1, len(COLUMNS), dtype=torch.float64, device=device)
+        # A row per bin, and one more for the largest student, to compare with; columns in pairs: a sum and its count.
+        self.sums = torch.zeros(len(self.bins) + 1, 2 * len(COLUMNS), dtype=torch.float64, device=device)
 
-    def count(self, architecture: Architecture, signals: Signals) -> None:
-        """A student was trained; the largest is counted once more in a row of its own, to compare with."""
-        values = torch.stack(
-            [torch.as_tensor(v, dtype=torch.float64, device=self.sums.device) for v in (signals.clean, signals.robust)]
-        )
-        known = ~values.isnan()
-        row = torch.ones_like(self.sums[0])
-        row[1] = signals.divergence
-        row[2::2], row[3::2] = values.nan_to_num(0.0), known.double()
+    def count(self, architecture: Architecture, loss: torch.Tensor, signals: Signals) -> None:
+        """A student was trained."""
+        found = (loss, signals.divergence, signals.clean, signals.robust)
+        values = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.sums.device) for v in found])
+        row = torch.stack(
+            [values.nan_to_num(0.0, float("inf"), float("-inf")), (~values.isnan()).double()], 1
+        ).flatten()
+        row[:2] = torch.stack([values[0], torch.ones_like(values[0])])  # a loss that is NaN must be seen
         self.sums[self.bins.index(architecture)] += row
         if architecture == self.largest:
             self.sums[-1] += row
+
+    def means(self) -> dict[str, float | None]:
+        """Over all students so far: the loss, clean and robust training accuracy in [0, 1]; None: not measured."""
+        totals = _means(self.sums[:-1].sum(0).tolist())
+        return {name: totals[name] for name in ("loss", "clean", "robust")}
 
     def rows(self) -> list[dict[str, Any]]:
         """A row per bin: its multiply-adds, how often it was sampled, and means over its students.
@@ -69,23 +74,25 @@ class StudentRecord:
         ``robust_gap`` is the divergence from the teacher on adversarial images (see `Signals`) beyond the largest
         student's, or None where either was not trained; accuracies are in [0, 1], None where not measured.
         """
-        *bins, largest = [dict(zip(COLUMNS, values, strict=True)) for values in self.sums.tolist()]
-
-        def mean(values: dict[str, float], name: str, count: str) -> float | None:
-            return values[name] / values[count] if values[count] else None
-
-        reference = mean(largest, "divergence", "sampled")
+        *bins, largest = self.sums.tolist()
+        reference = _means(largest)["divergence"]
         rows = []
-        for values, low, high in zip(bins, self.bins.edges, self.bins.edges[1:], strict=False):
-            divergence = mean(values, "divergence", "sampled")
-            gap = None if divergence is None or reference is None else divergence - reference
+        for sums, low, high in zip(bins, self.bins.edges, self.bins.edges[1:], strict=False):
+            found = _means(sums)
+            known = found["divergence"] is not None and reference is not None
             rows.append(
                 {
                     "multiply_adds": [low, high],
-                    "sampled": int(values["sampled"]),
-                    "robust_gap": gap,
-                    "clean": mean(values, "clean", "clean_students"),
-                    "robust": mean(values, "robust", "robust_students"),
+                    "sampled": int(sums[1]),
+                    "robust_gap": found["divergence"] - reference if known else None,
+                    "clean": found["clean"],
+                    "robust": found["robust"],
                 }
             )
         return rows
+
+
+def _means(sums: list[float]) -> dict[str, Any]:
+    """By column; None without a count."""
+    pairs = zip(sums[::2], sums[1::2], strict=True)
+    return {name: total / count if count else None for name, (total, count) in zip(COLUMNS, pairs, strict=True)}

@@ -35,6 +35,7 @@ from proard.training.checkpoint import check_same_teacher, save_checkpoint
 from proard.training.gradients import Projection
 from proard.training.initial_weights import load_run_weights
 from proard.training.interruption import Interrupted, SignalWatch
+from proard.training.optimizer import new_optimizer
 from proard.training.progress import Progress
 from proard.training.record import StudentRecord, divergence, signals
 from proard.training.schedule import learning_rate
@@ -103,7 +104,6 @@ class Trainer:
         self.teacher: nn.Module | None = self.external
         self.position = Position()
         self.best: dict[str, Any] | None = None
-        self.sums = self._no_sums()
         self.after_save: Callable[[], None] = lambda: None
         self._begin_phase()
 
@@ -179,10 +179,9 @@ class Trainer:
                 self.projection.largest_done()
             if crafted is None or self.crafting.source == "previous":
                 crafted = outcome.adversarial_images
-            self._count(outcome.loss, outcome.clean_logits, outcome.adversarial_logits, labels)
             found = signals(outcome, teacher, images, labels)
             self.sampler.update(architecture, found)
-            self.record.count(architecture, found)
+            self.record.count(architecture, outcome.loss.detach(), found)
         if self.projection is not None:
             self.projection.join()
         if self.config.optimizer.gradient_clip is not None:
@@ -256,7 +255,7 @@ class Trainer:
         wanted = self.objective.needs_teacher or self.config.phases[index].refresh_teacher
         if wanted and self.joint is None and self.teacher is None:
             self.teacher = freeze_largest(self.supernet, self.validate.calibration)
-        self.optimizer = self._new_optimizer()
+        self.optimizer = new_optimizer(self.config.optimizer, self.supernet)
         project = self.config.phases[index].gradients == "project"
         self.projection = Projection(self.supernet.parameters()) if project else None
         self.averaged = copy.deepcopy(self.supernet) if self.config.ema_decay is not None else None
@@ -306,46 +305,9 @@ class Trainer:
         seed = (self.config.seed, self.position.phase, self.position.epoch)
         return epoch_batches(len(self.train_images), self.config.batch_size, seed)
 
-    def _new_optimizer(self) -> torch.optim.Optimizer:
-        """Weight decay acts on matrices and kernels only."""
-        options = self.config.optimizer
-        parameters = list(self.supernet.parameters())
-        for parameter in parameters:
-            parameter.grad = torch.zeros_like(parameter)
-        groups = [
-            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": options.weight_decay},
-            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-        ]
-        if options.name == "adamw":
-            return torch.optim.AdamW(groups, lr=0.0, betas=(options.momentum, 0.999))
-        return torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, nesterov=options.momentum > 0)
-
-    def _no_sums(self) -> torch.Tensor:
-        """Sums over the epoch, on the device: loss, students, clean correct, clean total, robust correct and total."""
-        return torch.zeros(6, dtype=torch.float64, device=self.device)
-
-    def _count(
-        self, loss: torch.Tensor, clean: torch.Tensor | None, adversarial: torch.Tensor | None, labels: torch.Tensor
-    ) -> None:
-        self.sums[0] += loss.detach()
-        self.sums[1] += 1
-        for index, logits in ((2, clean), (4, adversarial)):
-            if logits is not None:
-                self.sums[index] += (logits.detach().argmax(1) == labels).sum()
-                self.sums[index + 1] += len(labels)
-
-    def _means(self) -> dict[str, float | None]:
-        """Of the epoch so far: loss per student, clean and robust training accuracy in [0, 1] (None: not measured)."""
-        loss, students, clean, clean_total, robust, robust_total = self.sums.tolist()
-        return {
-            "loss": loss / max(students, 1),
-            "clean": clean / clean_total if clean_total else None,
-            "robust": robust / robust_total if robust_total else None,
-        }
-
     def _look(self, progress: Progress, rate: float) -> None:
         """Read the numbers, show them, and stop if the loss is no longer one."""
-        means = self._means()
+        means = self.record.means()
         loss = means["loss"] or 0.0
         if not math.isfinite(loss) or loss > SPIKE * max(self.lowest_loss, 1.0):
             at = f"phase '{self.phase.name}', epoch {self.position.epoch + 1}, step {self.position.step}"
@@ -358,7 +320,7 @@ class Trainer:
         progress.show(self.phase.name, f"{self.position.epoch + 1}/{self.phase.epochs}", **means, lr=rate)
 
     def _log_epoch(self, progress: Progress, seconds: float, steps: int) -> None:
-        means = self._means()
+        means = self.record.means()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
@@ -376,7 +338,6 @@ class Trainer:
         progress.line(
             f"{self.phase.name} {self.position.epoch + 1}/{self.phase.epochs}: {shown}, {images:.0f} images/s"
         )
-        self.sums = self._no_sums()
         self.record.sums.zero_()
 
     def _log(self, kind: str, **values: Any) -> None:
@@ -402,7 +363,6 @@ class Trainer:
             "teacher_file": self.external and {"source": self.external.source, "sha256": self.external.sha256},
             "best": self.best,
             "rng": rng,
-            "sums": self.sums,
             "record": self.record.sums,
             "lowest_loss": self.lowest_loss,
             "metrics_bytes": self.run.metrics.stat().st_size if self.run.metrics.exists() else 0,
@@ -428,7 +388,7 @@ class Trainer:
             self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.sampler.load_state_dict(state["sampler"])
-        self.best, self.sums, self.lowest_loss = state["best"], state["sums"].to(self.device), state["lowest_loss"]
+        self.best, self.lowest_loss = state["best"], state["lowest_loss"]
         self.record.sums.copy_(state["record"])
         torch.set_rng_state(state["rng"]["torch"].cpu())
         self.generator.set_state(state["rng"]["generator"].cpu())

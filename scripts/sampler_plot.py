@@ -1,0 +1,99 @@
+"""One picture of the sampler study, from its rows.
+
+python scripts/sampler_plot.py docs/results/samplers_fashion_mnist.jsonl --out docs/results/samplers.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sampler_study import ALONE, BASE, CRAFTING, PLACES, by_arm, robust
+
+SHOWN = {
+    ALONE: ("black", ":", "each student trained alone"),
+    "epoch-uniform": ("0.55", "-.", "epoch-uniform"),
+    "uniform": ("tab:blue", "--", "uniform"),
+    BASE: ("tab:orange", "--", "sandwich"),
+    "robustness": ("tab:red", "-", "robustness"),
+}
+Arms = dict[str, dict[int, dict[str, Any]]]
+
+
+def deviation(values: list[float]) -> float:
+    """Standard deviation, 0 for a single value."""
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def draw_samplers(axes: Axes, arms: Arms) -> None:
+    """Robust accuracy over multiply-adds, an arm per line; the seeds that all shown arms have."""
+    shown = {arm: style for arm, style in SHOWN.items() if arms.get(arm)}
+    seeds = sorted(set.intersection(*(set(arms[arm]) for arm in shown)))
+    for index, (arm, (colour, line, label)) in enumerate(shown.items()):
+        entries = [arms[arm][seed] for seed in seeds]
+        costs = [mean(entry["students"][place]["multiply_adds"] for entry in entries) / 1e6 for place in PLACES]
+        values = [[robust(entry, place) for entry in entries] for place in PLACES]
+        axes.errorbar(
+            [cost * 1.015**index for cost in costs],  # beside each other, so that the bars can be told apart
+            [mean(v) for v in values],
+            [deviation(v) for v in values],
+            color=colour,
+            linestyle=line,
+            marker="o",
+            markersize=4,
+            capsize=2,
+            label=label,
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("million multiply-adds of the student")
+    axes.set_ylabel("accuracy under PGD-20, %")
+    axes.set_title(f"who trains in a step ({len(seeds)} seeds, mean and standard deviation)", fontsize=10)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+
+
+def draw_crafting(axes: Axes, arms: Arms) -> None:
+    """Robust accuracy of the smallest student and on average, over training time relative to own attacks."""
+    base = arms[BASE]
+    for arm in [name for name in CRAFTING if arms.get(name)]:
+        seeds = sorted(set(arms[arm]) & set(base))
+        if not seeds:
+            continue
+        time = mean(arms[arm][seed]["seconds"] / base[seed]["seconds"] for seed in seeds)
+        for place, marker, colour in (("mean", "o", "tab:purple"), ("smallest", "v", "tab:green")):
+            difference = mean(robust(arms[arm][seed], place) - robust(base[seed], place) for seed in seeds)
+            axes.plot(100 * time, difference, marker, color=colour, label=place if arm == "own, 2 steps" else None)
+            if place == "mean":
+                axes.annotate(arm, (100 * time, difference), xytext=(4, 4), textcoords="offset points", fontsize=7)
+    axes.axhline(0, color="0.5", linewidth=0.8)
+    axes.axhline(-1, color="0.5", linewidth=0.8, linestyle=":")
+    axes.set_yscale("symlog", linthresh=2)
+    axes.set_xlabel("processor time of training, % of each student's own attack")
+    axes.set_ylabel("points of PGD-20 from own attacks")
+    axes.set_title("sharing attack work", fontsize=10)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+
+
+def main() -> None:
+    """Read the rows, draw, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    lines = arguments.rows.read_text(encoding="utf-8").splitlines()
+    arms = by_arm([json.loads(line) for line in lines], "students")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    draw_samplers(left, arms)
+    draw_crafting(right, arms)
+    figure.savefig(arguments.out, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
