@@ -57,6 +57,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "robustness, best": {"sampler": ROBUSTNESS | {"prefer": "best"}},
     "robustness, as drawn": {"sampler": ROBUSTNESS | {"candidates": 1}},
     "robustness, of 8": {"sampler": ROBUSTNESS | {"candidates": 8}},
+    "robustness, of 8 on 16": {"sampler": ROBUSTNESS | {"candidates": 8, "scored_images": 16}},
     "robustness, regression": {"sampler": ROBUSTNESS | {"estimate": "regression"}},
     "robustness, no gap": {"sampler": ROBUSTNESS | {"floor": 1.0, "candidates": 1}},
     "robustness, ends in turn": {"sampler": ROBUSTNESS | {"largest_every": 2}},

@@ -112,10 +112,11 @@ def test_the_trainer_tells_the_sampler(elastic: dict[str, Any], tmp_path: Path) 
     assert all(0 <= float(found.clean) <= 1 and float(found.divergence) > 0 for _, found in told)
 
 
-@pytest.mark.parametrize("prefer", ["worst", "best"])
-def test_the_chosen_candidate_trains(prefer: str, elastic: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("prefer", "scored"), [("worst", None), ("best", 7)])
+def test_the_chosen_candidate_trains(prefer: str, scored: int | None, elastic: dict[str, Any], tmp_path: Path) -> None:
     """Candidates are compared on the largest student's adversarial images, by their cross-entropy without a teacher."""
     elastic["phases"][0]["sampler"] = {"name": "robustness", "students": 3, "candidates": 4, "prefer": prefer}
+    elastic["phases"][0]["sampler"]["scored_images"] = scored
     trainer = make_trainer(elastic, tmp_path)
     offered: list[tuple[list[Architecture], list[float], Architecture]] = []
     choose = trainer.sampler.choose
@@ -143,8 +144,8 @@ def test_the_chosen_candidate_trains(prefer: str, elastic: dict[str, Any], tmp_p
     for candidates, divergences, chosen in offered:
         for candidate, divergence in zip(candidates, divergences, strict=True):
             with torch.no_grad():
-                logits = trainer.supernet.student(candidate)(made[0])
-            assert divergence == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-4)
+                logits = trainer.supernet.student(candidate)(made[0][:scored])
+            assert divergence == pytest.approx(float(nn.functional.cross_entropy(logits, labels[:scored])), rel=1e-4)
         extreme = (max if prefer == "worst" else min)(divergences)
         assert divergences[candidates.index(chosen)] == extreme
     assert len(offered) == 1

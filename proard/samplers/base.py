@@ -49,6 +49,8 @@ class Sampler(ABC):
     """
 
     least_students = 1
+    scored_images: int | None = None
+    """On how many images of the batch alternatives are compared; None: on all."""
 
     def __init__(
         self, space: SearchSpace, seed: int, students: int = 4, steps_per_epoch: int = 1, steps: int = 1

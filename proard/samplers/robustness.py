@@ -34,6 +34,7 @@ class Robustness(Sampler):
         floor: in [0, 1]: the part of the probability that is uniform over bins; 1 ignores the gap.
         memory: in [0, 1): of the gap's estimate, per update.
         candidates: architectures scored for each drawn place; 1 takes the one drawn.
+        scored_images: of the batch, on which candidates are compared; default all of it.
         prefer: train the worst or the best of them.
         largest_every: steps from one training of the largest to the next; its place goes to a drawn student between.
         smallest_every: likewise of the smallest.
@@ -56,6 +57,7 @@ class Robustness(Sampler):
         floor: float = 0.3,
         memory: float = 0.95,
         candidates: int = 3,
+        scored_images: int | None = None,
         prefer: Literal["worst", "best"] = "worst",
         largest_every: int = 1,
         smallest_every: int = 1,
@@ -64,13 +66,14 @@ class Robustness(Sampler):
         steps: int = 1,
     ) -> None:
         super().__init__(space, seed, students, steps_per_epoch, steps)
-        counts = {"bins": bins, "candidates": candidates}
+        counts = {"bins": bins, "candidates": candidates, "scored_images": scored_images}
         for name, value in {**counts, "largest_every": largest_every, "smallest_every": smallest_every}.items():
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0 <= floor <= 1 or not 0 <= memory < 1:
             raise ValueError(f"floor must be in [0, 1] and memory in [0, 1), got {floor} and {memory}")
         self.floor, self.candidates, self.prefer = floor, candidates, prefer
+        self.scored_images = scored_images
         self.largest_every, self.smallest_every = largest_every, smallest_every
         self.strata = Strata(space, bins)
         self.estimate: Estimate = (BinAverages if estimate == "bins" else Regression)(self.strata, memory)

@@ -21,9 +21,18 @@ COLUMNS = ("loss", "divergence", "clean", "robust")
 def divergence(
     logits: torch.Tensor, teacher: BatchTeacher | None, images: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
-    """Of a student's logits (N, K) from the teacher's on the clean images; from the labels (N,) without a teacher."""
-    values = cross_entropy(logits, labels) if teacher is None else kl_divergence(teacher(images).detach(), logits)
-    return values.mean()
+    """Of a student's logits from the teacher's on the clean images; from the labels without a teacher.
+
+    Args:
+        logits: (n, K), of the first n images of the batch.
+        teacher: of the step.
+        images: of the batch (N, C, H, W).
+        labels: (N,).
+    """
+    n = len(logits)
+    if teacher is None:
+        return cross_entropy(logits, labels[:n]).mean()
+    return kl_divergence(teacher(images)[:n].detach(), logits).mean()
 
 
 def signals(outcome: Outcome, teacher: BatchTeacher | None, images: torch.Tensor, labels: torch.Tensor) -> Signals:

@@ -216,8 +216,9 @@ class Trainer:
         candidates = self.sampler.alternatives(drawn)
         if crafted is None or len(candidates) == 1:
             return drawn
+        seen = crafted[: self.sampler.scored_images]
         with torch.no_grad(), autocast(self.device, self.precision):
-            found = [divergence(self.supernet.student(a)(crafted), teacher, images, labels) for a in candidates]
+            found = [divergence(self.supernet.student(a)(seen), teacher, images, labels) for a in candidates]
         return self.sampler.choose(candidates, mean_over_ranks(torch.stack(found)).tolist())
 
     def _teacher_of(
