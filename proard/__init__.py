@@ -13,18 +13,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "baseline": "proard.alone",
     "build_supernet": "proard.supernet",
     "evaluate": "proard.evaluation",
     "extract": "proard.extraction",
     "load_student": "proard.export",
+    "profile": "proard.latency",
     "train": "proard.training",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 
 if TYPE_CHECKING:
+    from proard.alone import baseline as baseline
     from proard.evaluation import evaluate as evaluate
     from proard.export import load_student as load_student
     from proard.extraction import extract as extract
+    from proard.latency import profile as profile
     from proard.supernet import build_supernet as build_supernet
     from proard.training import train as train
 

@@ -13,12 +13,14 @@ from proard.config import AttackConfig, Component, Config, PhaseConfig, TeacherC
 from proard.data import DataSplits, ImageSet, epoch_batches, sequential_batches
 from proard.errors import UserError
 from proard.fixed_network import published_options, resolve
+from proard.formats import FormatChecks
 from proard.objectives import Crafting, Objective, check_attack, craftings, objectives
 from proard.registry import import_modules
 from proard.samplers import Sampler, samplers
 from proard.supernet import SearchSpace, Supernet, build_supernet
 
 DEFAULT_JOINT_OBJECTIVE = Component(name="trades")
+QUANTISATION_IMAGES = 256  # of the validation split, for the ranges of activations
 BYTES_PER_EVALUATION_BATCH = 1.5e6  # keeps activations in a CPU's cache; many times as much on a GPU
 
 
@@ -205,6 +207,24 @@ def evaluation_batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """All images of a set in order, on the device."""
     return images.batches(sequential_batches(len(images), evaluation_batch_size(input_shape, device)), device)
+
+
+def format_checks(
+    config: Config, data: DataSplits, device: torch.device, attack: Attack, static_batch: int | None = None
+) -> FormatChecks:
+    """What the files of a student are quantised with (validation images), and measured on (test images)."""
+    evaluation = config.evaluation
+    count = min(evaluation.format_images, evaluation.limit or evaluation.format_images)
+    calibration = data.validation.subset(QUANTISATION_IMAGES, config.seed)
+    images = [batch for batch, _ in evaluation_batches(calibration, data.input_shape, torch.device("cpu"))]
+    return FormatChecks(
+        torch.cat(images),
+        list(evaluation_batches(data.test.subset(count, config.seed), data.input_shape, device)),
+        attack,
+        config.seed,
+        evaluation.square_queries,
+        static_batch,
+    )
 
 
 def calibration_batches(config: Config, data: DataSplits, device: torch.device) -> list[torch.Tensor]:

@@ -81,29 +81,141 @@ def train(
 
 
 @app.command()
+def search(
+    run: RunOption = None,
+    labels: Annotated[
+        int | None, typer.Option(metavar="N", help="Students to measure for the predictor; default search.labels.")
+    ] = None,
+    population: Annotated[int | None, typer.Option(metavar="N", help="Architectures per generation.")] = None,
+    generations: Annotated[int | None, typer.Option(metavar="N", help="Generations of NSGA-II.")] = None,
+    verify: Annotated[
+        int | None, typer.Option(metavar="N", help="Students of the predicted front to measure; default search.verify.")
+    ] = None,
+    flops: Annotated[str | None, typer.Option(metavar="N", help="Search below these multiply-adds only.")] = None,
+    params: Annotated[str | None, typer.Option(metavar="N", help="Likewise parameters.")] = None,
+    memory: Annotated[str | None, typer.Option(metavar="BYTES", help="Likewise peak activations, float32.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="BYTES", help="Likewise the weight file, float32.")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure some students, learn to predict all, search, and measure the best: the front that extract chooses from.
+
+    What is measured is kept at once; an interrupted search goes on where it was. Under torchrun every process measures
+    its share.
+    """
+    from proard.budgets import Budget
+
+    named = {"flops": flops, "params": params, "memory": memory, "size": size}
+    budgets = [Budget.parse(kind, text) for kind, text in named.items() if text is not None]
+
+    from proard.search import summary
+    from proard.search.command import search
+
+    result = search(
+        run,
+        labels=labels,
+        population=population,
+        generations=generations,
+        verify=verify,
+        budgets=budgets,
+        quiet=quiet,
+    )
+    if result is None:  # another process of this search has it
+        return
+    if as_json:
+        print(json.dumps(summary.as_json(result), indent=1))
+        return
+    print("\n".join(summary.summary(result)))
+    print(f"\nfront:   {result.path}")
+    print(f"next:    proard extract --run {result.path.parent} --flops {summary.typical_budget(result.front)}")
+
+
+@app.command()
 def extract(
     flops: Annotated[list[str], typer.Option(metavar="N", help="Multiply-adds, such as 100M; repeatable.")] = [],  # noqa: B006
     params: Annotated[list[str], typer.Option(metavar="N", help="Parameters, such as 2M.")] = [],  # noqa: B006
     memory: Annotated[list[str], typer.Option(metavar="BYTES", help="Peak activations, float32, such as 256KB.")] = [],  # noqa: B006
-    size: Annotated[list[str], typer.Option(metavar="BYTES", help="The weight file, such as 1MB.")] = [],  # noqa: B006
+    size: Annotated[list[str], typer.Option(metavar="BYTES", help="The weight file, float32, such as 1MB.")] = [],  # noqa: B006
+    latency: Annotated[
+        list[str], typer.Option(metavar="TIME", help="On the device that 'proard profile' measured, such as 5ms.")
+    ] = [],  # noqa: B006
+    memory_int8: Annotated[
+        list[str], typer.Option("--memory-int8", metavar="BYTES", help="Peak activations in int8, such as 64KB.")
+    ] = [],  # noqa: B006
+    size_int8: Annotated[
+        list[str], typer.Option("--size-int8", metavar="BYTES", help="Weights in int8, such as 256KB.")
+    ] = [],  # noqa: B006
+    size_fp16: Annotated[
+        list[str], typer.Option("--size-fp16", metavar="BYTES", help="The weight file in float16, such as 512KB.")
+    ] = [],  # noqa: B006
+    latency_table: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of another device; default the run's latency.json.")
+    ] = None,
+    together: Annotated[bool, typer.Option("--and", help="One student that keeps all budgets, not one each.")] = False,
     run: RunOption = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where to write; default the run's students/.")
     ] = None,
     prefer: Annotated[str, typer.Option(metavar="robust|clean|balanced", help="Which accuracy decides.")] = "robust",
-    format_: Annotated[list[str], typer.Option("--format", metavar="FORMAT", help="Also write onnx; repeatable.")] = [],  # noqa: B006
+    format_: Annotated[
+        list[str],
+        typer.Option(
+            "--format", metavar="FORMAT", help="Also write onnx, onnx-int8, pt2-int8 or executorch; repeatable."
+        ),
+    ] = [],  # noqa: B006
+    static_batch: Annotated[
+        int | None, typer.Option(metavar="N", help="The one batch size that ONNX files take; default any.")
+    ] = None,
+    finetune: Annotated[
+        int | None, typer.Option(metavar="EPOCHS", help="Then train the student alone for some more epochs.")
+    ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="hub:NAME", help="Then upload to the Hugging Face Hub; a new repository is private."),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Cut the best student for each budget out of a trained supernet; a run of one network needs no budget."""
     from proard.budgets import parse_budgets
 
-    budgets = parse_budgets({"flops": flops, "params": params, "memory": memory, "size": size})
+    budgets = parse_budgets(
+        {
+            "flops": flops,
+            "params": params,
+            "memory": memory,
+            "size": size,
+            "latency": latency,
+            "memory-int8": memory_int8,
+            "size-int8": size_int8,
+            "size-fp16": size_fp16,
+        }
+    )
 
+    from proard import alone
     from proard.evaluation import Accuracy
     from proard.extraction import extract
+    from proard.hub import push_all, repository_name
 
-    students = extract(budgets, run=run, out=out, prefer=prefer, formats=format_, quiet=quiet)  # type: ignore[arg-type]
+    if finetune is not None:
+        alone.require_epochs(finetune)
+    repository = repository_name(push) if push else None  # what is missing for it shows before the work, not after
+    students = extract(
+        budgets,
+        together=together,
+        latency_table=latency_table,
+        run=run,
+        out=out,
+        prefer=prefer,  # type: ignore[arg-type]
+        formats=format_,
+        static_batch=static_batch,
+        quiet=quiet,
+    )
+    if finetune is not None:
+        students = [
+            alone.finetune(student.path, finetune, run=run, formats=format_, quiet=quiet) for student in students
+        ]
+    addresses = push_all([student.path for student in students], repository) if repository else []
     if as_json:
         print(json.dumps([{"path": str(student.path), **student.card} for student in students], indent=1))
         return
@@ -114,7 +226,108 @@ def extract(
         measured = {name: Accuracy(value["correct"], value["images"]) for name, value in accuracies.items()}
         rows.append(_row(student.card, student.path, measured))
     _print_table(rows)
+    for line in dict.fromkeys(map(_chosen, (student.card["selection"] for student in students))):
+        print(f"chosen:  {line}")
+    for student in students:
+        if measured_latency := student.card.get("latency"):
+            print(f"latency: {student.path.name}: {_latency(measured_latency)}")
+    for address in addresses:
+        print(f"pushed:  {address}")
     print(f"next:    proard evaluate {students[-1].path} --attack pgd50x5")
+
+
+@app.command()
+def baseline(
+    flops: Annotated[list[str], typer.Option(metavar="N", help="Multiply-adds, such as 100M; repeatable.")] = [],  # noqa: B006
+    params: Annotated[list[str], typer.Option(metavar="N", help="Parameters, such as 2M.")] = [],  # noqa: B006
+    memory: Annotated[list[str], typer.Option(metavar="BYTES", help="Peak activations, float32, such as 256KB.")] = [],  # noqa: B006
+    size: Annotated[list[str], typer.Option(metavar="BYTES", help="The weight file, float32, such as 1MB.")] = [],  # noqa: B006
+    run: RunOption = None,
+    scale_epochs: Annotated[
+        float | None, typer.Option(metavar="FACTOR", help="Shorten the trainings; the comparison is then unfair.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train the student of each budget alone: is one training for all of them worth it?"""
+    from proard.budgets import parse_budgets
+
+    budgets = parse_budgets({"flops": flops, "params": params, "memory": memory, "size": size})
+
+    from proard.alone import baseline
+
+    result = baseline(budgets, run=run, scale_epochs=scale_epochs, quiet=quiet)
+    if as_json:
+        print(json.dumps(result.as_dict(), indent=1))
+        return
+    heads = f"{'budget':<16}{'multiply-adds':>14}{'extracted %':>15}{'alone %':>15}{'difference':>12}{'alone s':>8}"
+    print(heads)
+    for row in result.as_dict()["comparisons"]:
+        pairs = [
+            f"{100 * row[f'clean_accuracy_{name}']:.1f} / {100 * row[f'robust_accuracy_{name}']:.1f}"
+            for name in ("extracted", "alone")
+        ]
+        difference = f"{100 * row['robust_accuracy_difference']:+.1f}"
+        print(
+            f"{row['budget']:<16}{row['multiply_adds']:>14,}{pairs[0]:>15}{pairs[1]:>15}{difference:>12}"
+            f"{row['seconds_alone']:>8.0f}"
+        )
+    print("accuracies are clean / robust, on test images; the difference is of robust accuracy, in points")
+    print(
+        f"one training for all took {result.seconds:.0f} s: it is cheaper than training each student alone "
+        f"from {result.break_even:.1f} budgets on"
+    )
+
+
+@app.command()
+def profile(
+    run: RunOption = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Images at once.")] = 1,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    runtime: Annotated[str, typer.Option(help="eager, export or onnxruntime.")] = "eager",
+    threads: Annotated[int | None, typer.Option(metavar="N", help="Default what PyTorch chooses.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default latency.json in the run directory.")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure the latency of a run's blocks on this device, and how well it predicts that of whole students."""
+    from proard.budgets import short, short_time
+    from proard.latency import profile
+
+    done = profile(run, batch_size, dtype, runtime, threads, out, device=device, quiet=quiet)
+    table = done.table
+    if as_json:
+        summary = table.model_dump(mode="json", exclude={"blocks"})
+        print(json.dumps({"path": str(done.path), "distinct_blocks": done.distinct, **summary}, indent=1))
+        return
+    plural = "" if table.threads == 1 else "s"
+    print(f"device:  {table.device}")
+    print(f"         {runtime}, {dtype}, {table.threads} thread{plural}, batch size {batch_size}")
+    rest = "; the others are interpolated" if table.interpolate else ""
+    print(f"blocks:  {len(table.blocks)} of {done.distinct} distinct ones measured{rest}")
+    held_out = [student for student in table.students if student.held_out]
+    if held_out:
+        print("\nstudents that the fit has not seen; 1 multiply-add = 1 FLOP")
+        _print_rows(
+            [
+                {
+                    "multiply-adds": short(student.multiply_adds),
+                    "predicted": short_time(student.predicted),
+                    "measured": short_time(student.measured),
+                    "p95": short_time(student.p95),
+                    "error %": f"{100 * (student.predicted / student.measured - 1):+.1f}",
+                }
+                for student in held_out
+            ]
+        )
+    if table.error is not None:
+        ranks = "" if table.rank_correlation is None else f", rank correlation {table.rank_correlation:.2f} (Spearman)"
+        print(f"median error {100 * table.error:.1f} %{ranks}")
+    middle = table.students[len(table.students) // 2].predicted
+    print(f"\ntable:   {done.path}")
+    option = "" if out is None else f" --latency-table {done.path}"
+    print(f"next:    proard extract --run {done.run} --latency {short_time(middle, up=True)}{option}")
 
 
 @app.command()
@@ -202,6 +415,27 @@ def _row(card: dict[str, Any], path: Path, accuracies: dict[str, Accuracy]) -> d
         row[f"{name} %"] = f"{100 * accuracy.value:.1f} ({100 * low:.1f}-{100 * high:.1f})"
     row["images"] = str(accuracies["clean"].total)
     return row
+
+
+def _chosen(selection: dict[str, Any]) -> str:
+    """How a student was chosen, in a line; from what `extract` writes into its card."""
+    measured = f"{selection.get('measured_now')} students measured now"
+    return {
+        "front": "from the measured front of 'proard search'",
+        "measuring": f"the best of {measured}; 'proard search' finds better ones once, for all budgets",
+        "front and measuring": f"the front of 'proard search' is far from the limit; with {measured}",
+        "only one": "the run has one network",
+    }[selection["method"]]
+
+
+def _latency(card: dict[str, Any]) -> str:
+    """Predicted for the table's device, and measured on this one."""
+    from proard.budgets import short_time
+
+    predicted, measured = card["predicted"], card["measured"]
+    times = f"predicted {short_time(predicted['seconds'])}, measured {short_time(measured['median'])}"
+    where = "" if card["same_device"] else f" here; predicted for another device, {predicted['device']}"
+    return f"{times} (p95 {short_time(measured['p95'])}){where}"
 
 
 def _print_table(rows: Sequence[dict[str, str]]) -> None:

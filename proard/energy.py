@@ -276,6 +276,16 @@ def _earlier(path: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
     return [c for c in commands if (c["command"], c["when"]) != (record["command"], record["when"])]
 
 
+def known_energy(path: Path) -> dict[str, Any] | None:
+    """The sums of an ``energy.json``: kwh, kg_co2eq, seconds and how they were measured; None where it is not known."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        known = {key: values[key] for key in ("kwh", "kg_co2eq", "seconds", "how_measured")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return known if isinstance(known["kwh"], int | float) else None
+
+
 def _summary(commands: list[dict[str, Any]]) -> dict[str, Any]:
     def total(key: str) -> float | None:
         known = [command[key] for command in commands if command[key] is not None]

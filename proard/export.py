@@ -1,16 +1,15 @@
 """Student directories: everything a device needs, loadable without the run; written, verified and read here.
 
 `student.safetensors` has the weights, `student.json` the card (architecture, costs, accuracies, checksums),
-`student.pt2` a program that runs with PyTorch alone, `student.onnx` (on request) one for ONNX runtimes, and
-`README.md` is for people.
+`student.pt2` a program that runs with PyTorch alone, `README.md` is for people, and other formats (`proard.formats`)
+come on request. Every file that can be run is run on test images before the directory appears.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +22,8 @@ from torch import nn
 
 from proard.errors import UserError, nearest
 from proard.files import atomic_directory, atomic_write, sha256, write_json
+from proard.formats import FORMATS as FORMATS
+from proard.formats import Format, FormatChecks, Source, evaluate_formats
 from proard.model_card import model_card
 from proard.supernet import Architecture, Family, families, require_calibrated
 from proard.supernet.calibration import add_running_statistics
@@ -44,38 +45,71 @@ CARD_KEYS: dict[str, type] = {  # what loading and evaluating a student need
 
 
 def write_student(
-    directory: Path, student: nn.Module, card: dict[str, Any], formats: Sequence[str] = ()
+    directory: Path,
+    student: nn.Module,
+    card: dict[str, Any],
+    formats: Sequence[str] = (),
+    checks: FormatChecks | None = None,
 ) -> dict[str, Any]:
     """Write a student directory, replacing an older one only when the new one is complete.
 
     Args:
         directory: to be made.
         student: calibrated.
-        card: the content of student.json, without ``bytes`` and ``files``, which are filled in.
-        formats: ``onnx`` beside the two that are always written.
+        card: the content of student.json, without ``bytes``, ``files`` and ``formats``, which are filled in.
+        formats: beside ``safetensors`` and ``pt2``, which are always written.
+        checks: calibration images for int8 formats, and test images on which every file is measured.
 
     Returns:
         The content of student.json.
 
     Raises:
-        UserError: an uncalibrated student, an unknown format, or a missing extra.
+        UserError: an uncalibrated student, an unknown format, a missing extra, or an int8 format without calibration
+            images.
+        ExportError: a file cannot be written, or does not compute what the student computes.
     """
     check_formats(formats)
     require_calibrated(student)
+    checks = checks or FormatChecks()
+    for name in formats:
+        if checks.calibration is None and getattr(FORMATS[name], "int8", False):
+            raise UserError(f"--format {name}: needs calibration images; give write_student checks with some")
     plain = copy.deepcopy(student).cpu().float().eval().to(memory_format=torch.contiguous_format)
     example = torch.zeros(2, *card["input_shape"])
+    source = Source(plain, example, checks.calibration, checks.static_batch)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with atomic_directory(directory) as folder:
         save_file({name: tensor.contiguous() for name, tensor in plain.state_dict().items()}, folder / WEIGHTS)
         (folder / WEIGHTS).chmod(0o644)  # safetensors makes it readable for its owner alone
-        for name in dict.fromkeys(["pt2", *formats]):
-            if name != "safetensors":
-                FORMATS[name](plain, example, folder / f"student.{name}")
+        wanted = [name for name in dict.fromkeys(["pt2", *formats]) if name != "safetensors"]
+        written = _write_formats(folder, wanted, source)
+        measured = evaluate_formats(folder, [entry for entry, _ in written.values()], student, source, checks)
         card = {"format": CARD_FORMAT, **card, "bytes": (folder / WEIGHTS).stat().st_size}
+        card["formats"] = {
+            name: {
+                "file": entry.file,
+                "bytes": (folder / entry.file).stat().st_size,
+                "settings": settings,
+                **measured.get(name, {}),
+            }
+            for name, (entry, settings) in written.items()
+        }
         card["files"] = {path.name: sha256(path) for path in sorted(folder.iterdir())}
         write_json(folder / CARD, card)
         atomic_write(folder / "README.md", model_card(card))
     return json.loads(json.dumps(card))
+
+
+def _write_formats(folder: Path, names: Sequence[str], source: Source) -> dict[str, tuple[Format, dict[str, Any]]]:
+    """Write the formats; those that are more than a function come back, with what the card says of them."""
+    written = {}
+    for name in names:
+        entry = FORMATS[name]
+        if isinstance(entry, Format):
+            written[name] = (entry, entry.write(source, folder / entry.file))
+        else:
+            entry(source.student, source.example, folder / f"student.{name}")
+    return written
 
 
 def read_card(directory: str | Path) -> dict[str, Any]:
@@ -146,6 +180,8 @@ def describe(family: Family, architecture: Architecture) -> dict[str, Any]:
         "multiply_adds": cost.multiply_adds,
         "parameters": cost.parameters,
         "peak_activation_bytes": cost.peak_activation_bytes,
+        "peak_activation_bytes_int8": cost.peak_activation_bytes_int8,
+        "weight_bytes_int8": cost.weight_bytes_int8,
     }
 
 
@@ -158,37 +194,7 @@ def check_formats(formats: Sequence[str]) -> None:
     for name in formats:
         if name not in FORMATS:
             raise UserError(f"--format {name}: unknown{nearest(name, FORMATS)}")
-        if name == "onnx":
-            for package in ("onnx", "onnxscript"):
-                if find_spec(package) is None:
-                    raise UserError(f"--format onnx: needs the package '{package}'; pip install 'proard[onnx]'")
-
-
-def _export_pt2(student: nn.Module, example: torch.Tensor, path: Path) -> None:
-    """A torch.export program with a free batch size; runs without proard."""
-    program = torch.export.export(student, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    torch.export.save(program, path)
-
-
-def _export_onnx(student: nn.Module, example: torch.Tensor, path: Path) -> None:
-    """An ONNX model with a free batch size."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            student,
-            (example,),
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    program.save(path)
-
-
-FORMATS: dict[str, Callable[[nn.Module, torch.Tensor, Path], None]] = {
-    "safetensors": lambda *_: None,  # always written
-    "pt2": _export_pt2,
-    "onnx": _export_onnx,
-}
+        entry = FORMATS[name]
+        for package in entry.packages if isinstance(entry, Format) else ():
+            if find_spec(package) is None:
+                raise UserError(f"--format {name}: needs the package '{package}'; pip install 'proard[{entry.extra}]'")

@@ -7,28 +7,28 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
+from torch import nn
 from tqdm import tqdm
 
 from proard import build
 from proard.attacks import Attack
-from proard.budgets import Budget
-from proard.build import calibration_batches, check_phases, evaluation_batches, supernet_for, threat_model
-from proard.config import Config
-from proard.data import DataSplits, load_data
-from proard.device import resolve_device
-from proard.energy import EnergyMeter
+from proard.budgets import Budget, Limits
+from proard.build import evaluation_batches, threat_model
+from proard.energy import EnergyMeter, known_energy
 from proard.errors import UserError
 from proard.evaluation import Measurement, attack_as_dict, measure
 from proard.export import check_formats, describe, write_student
+from proard.latency import LatencyTable, find_table, latency_card, measure_latency, with_latency
 from proard.run import Run, environment
 from proard.search import Label, choose, preference
+from proard.search.front import FILE, Front, read_front
+from proard.search.labeller import Labeller, TrainedRun
 from proard.search.selection import Prefer
-from proard.supernet import Architecture, Supernet
-from proard.training.checkpoint import load_checkpoint
+from proard.supernet import Architecture, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,19 @@ def extract(
     params: str | float | None = None,
     memory: str | float | None = None,
     size: str | float | None = None,
+    latency: str | float | None = None,
+    together: bool = False,
+    latency_table: str | Path | None = None,
     run: str | Path | None = None,
     out: str | Path | None = None,
     prefer: Prefer = "robust",
     formats: Sequence[str] = (),
+    static_batch: int | None = None,
     quiet: bool = False,
 ) -> list[Extracted]:
     """Choose a student for every budget on validation images, calibrate it, measure it on test images, and write it.
+
+    It is chosen from the front that `search` measured, where the run has one; else some students are measured now.
 
     A run of `mode: student` has one student, which needs no budget and is then written to ``students/student``.
 
@@ -67,10 +73,14 @@ def extract(
         params: a budget of parameters.
         memory: a budget of peak activation memory, such as ``"256KB"`` (float32, batch size 1).
         size: a budget of the weight file's size, such as ``"1MB"``.
+        latency: a budget of predicted latency, such as ``"5ms"``.
+        together: one student that keeps all budgets, instead of one for each.
+        latency_table: of another device; default the run's own, which `profile` makes.
         run: the run directory; default the newest in ``runs/``.
         out: where to write; default the run's ``students/``.
         prefer: which accuracy decides.
-        formats: further formats, such as ``onnx``.
+        formats: further formats: ``onnx``, ``onnx-int8``, ``pt2-int8``, ``executorch``.
+        static_batch: the one batch size that ONNX files take; default any.
         quiet: no progress bar.
 
     Raises:
@@ -78,21 +88,29 @@ def extract(
             that cannot be written; nothing was written.
     """
     wanted = [budgets] if isinstance(budgets, Budget) else list(budgets or [])
-    limits = [b if isinstance(b, Budget) else Budget.parse(*b) for b in wanted]
-    named = {"flops": flops, "params": params, "memory": memory, "size": size}
-    limits += [Budget.parse(kind, text) for kind, text in named.items() if text is not None]
+    named = {"flops": flops, "params": params, "memory": memory, "size": size, "latency": latency}
+    given = [b if isinstance(b, Budget) else Budget.parse(*b) for b in wanted]
+    given += [Budget.parse(kind, text) for kind, text in named.items() if text is not None]
+    if together and len(given) < 2:
+        raise UserError("--and: joins the budgets of one student; give two, such as --flops 100M --params 2M --and")
+    limits = [Limits(tuple(given))] if together else [Limits((budget,)) for budget in given]
     preference(prefer)  # refuses an unknown one
     check_formats(formats)
+    if static_batch is not None and static_batch < 1:
+        raise UserError(f"--static-batch {static_batch}: must be at least 1")
     directory = Run.find(run)
     if not limits and directory.config().mode == "supernet":
         raise UserError("extract needs a budget, such as --flops 100M (or --params, --memory, --size)")
     extractor = Extractor(directory, quiet)
-    for budget in limits:
-        budget.check(extractor.supernet.space.cost(extractor.supernet.space.smallest()))
+    extractor.static_batch = static_batch
+    if any(budget.kind == "latency" for budget in given):
+        extractor.use_latency(find_table(directory, extractor.supernet.family, latency_table))
+    for limit in limits:
+        limit.check(extractor.space.cost(extractor.space.smallest()))
     place = _writable(directory.students if out is None else Path(out))
     with EnergyMeter(extractor.config.energy, directory.energy, "extract"):
-        wanted_students: list[Budget | None] = [*limits] or [None]
-        return [extractor.write(budget, place, prefer, formats) for budget in wanted_students]
+        wanted_students: list[Limits | None] = [*limits] or [None]
+        return [extractor.write(limit, place, prefer, formats) for limit in wanted_students]
 
 
 def _writable(folder: Path) -> Path:
@@ -107,7 +125,7 @@ def _writable(folder: Path) -> Path:
     return folder
 
 
-class Extractor:
+class Extractor(TrainedRun):
     """Cuts students out of a trained run; labels measured for one budget are used for the next.
 
     Args:
@@ -116,35 +134,70 @@ class Extractor:
     """
 
     def __init__(self, run: Run, quiet: bool = False) -> None:
-        self.run, self.quiet = run, quiet
-        self.config: Config = run.config()
-        self.device = resolve_device(self.config.device)
-        if self.config.threads is not None:
-            torch.set_num_threads(self.config.threads)
-        state = load_checkpoint(run.checkpoint)
-        self.finished = state["finished"]
-        if not self.finished:
+        super().__init__(run)
+        self.quiet = quiet
+        self.space: SearchSpace = self.supernet.space
+        self.labels: dict[Architecture, Label] = {}
+        self.static_batch: int | None = None
+        self._table: LatencyTable | None = None
+
+    def use_latency(self, table: LatencyTable) -> None:
+        """Know every student's latency too."""
+        self._table, self.space = table, with_latency(self.supernet.space, table)
+
+    @cached_property
+    def labeller(self) -> Labeller:
+        """Measures students on validation images."""
+        return Labeller(self)
+
+    @cached_property
+    def front(self) -> Front | None:
+        """What `search` measured, unless it was with other weights, images or another attack."""
+        if not (self.run.path / FILE).is_file():
+            return None
+        front, changed = read_front(self.run.path, self.labeller.fingerprint, self.supernet.space)
+        if changed:
             print(
-                f"run {run.path}: training has not finished, students have its weights so far; "
-                f"'proard train --resume --run {run.path}' goes on with it",
+                f"{self.run.path / FILE}: is of other {' or '.join(changed)}, and is not used; "
+                f"'proard search --run {self.run.path}' writes it again",
                 file=sys.stderr,
             )
-        self.data: DataSplits = load_data(self.config.data)
-        self.supernet: Supernet = supernet_for(self.config, self.data)
-        check_phases(self.config, self.supernet.space)
-        self.supernet.load_state_dict(state["best"]["weights"] if state["best"] else state["supernet"])
-        self.supernet.to(self.device)
-        self.calibration = calibration_batches(self.config, self.data, self.device)
-        self.labels: dict[Architecture, Label] = {}
+        return front
 
-    def choose(self, budget: Budget, prefer: Prefer) -> Architecture:
-        """The best architecture within the budget, by accuracy on validation images."""
-        settings, space = self.config.search, self.supernet.space
-        attack = build.attack(settings.attack, threat_model(self.config), "search.attack")
-        images = self.data.validation.subset(settings.images, self.config.seed)
-        batches = list(evaluation_batches(images, self.data.input_shape, self.device))
+    def select(self, limits: Limits, prefer: Prefer) -> tuple[Architecture, dict[str, Any]]:
+        """The student to extract, and what a card says of how it was chosen.
+
+        From the measured front, if that comes near the limits; else by measuring, with the front to begin from.
+        """
+        before = len(self.labels)
+        if self.front is not None:
+            if self.front.covers(limits, self.space.cost):
+                point = self.front.choose(limits, prefer, self.space.cost)
+                if point is not None:
+                    return point.architecture, self._selection("front", prefer, point.label, 0)
+            self.labels.update({point.architecture: point.label for point in self.front.measured})
+            before = len(self.labels)
+        architecture = self.choose(limits, prefer)
+        method = "measuring" if self.front is None else "front and measuring"
+        return architecture, self._selection(method, prefer, self.labels[architecture], len(self.labels) - before)
+
+    def _selection(self, method: str, prefer: Prefer, label: Label, measured: int) -> dict[str, Any]:
+        return {
+            "method": method,
+            "prefer": prefer,
+            "measured_now": measured,
+            "split": "validation",
+            "images": min(self.config.search.images, len(self.data.validation)),
+            "attack": attack_as_dict(self.labeller.attack),
+            "clean_accuracy": label.clean,
+            "robust_accuracy": label.robust,
+        }
+
+    def choose(self, limits: Limits, prefer: Prefer) -> Architecture:
+        """The best architecture within the limits among some that are measured now, and those that were before."""
+        settings = self.config.search
         bar = tqdm(
-            desc=f"choosing for {budget.name}",
+            desc=f"choosing for {limits.name}",
             total=settings.candidates + settings.mutations,
             unit="student",
             disable=None if not self.quiet else True,
@@ -152,15 +205,14 @@ class Extractor:
         )
 
         def label(architecture: Architecture) -> Label:
-            student = self.supernet.extract(architecture, self.calibration)
-            result = measure(student, batches, {"attack": attack}, seed=self.config.seed)
+            measured = self.labeller(architecture)
             bar.update()
-            return Label(result.clean.value, result.robust["attack"].value)
+            return measured
 
         with bar:
             return choose(
-                space,
-                lambda architecture: budget.admits(space.cost(architecture)),
+                self.space,
+                lambda architecture: limits.admits(self.space.cost(architecture)),
                 label,
                 random.Random(self.config.seed),
                 candidates=settings.candidates,
@@ -169,22 +221,54 @@ class Extractor:
                 known=self.labels,
             )
 
-    def write(self, budget: Budget | None, out: Path, prefer: Prefer, formats: Sequence[str]) -> Extracted:
+    def write(self, limits: Limits | None, out: Path, prefer: Prefer, formats: Sequence[str]) -> Extracted:
         """Choose, calibrate, measure on the test split, and write the student directory."""
-        space = self.supernet.space
-        architecture = space.largest() if budget is None or space.size == 1 else self.choose(budget, prefer)
+        if limits is None or self.space.size == 1:
+            architecture, selection = self.space.largest(), {"method": "only one"}
+        else:
+            architecture, selection = self.select(limits, prefer)
         student = self.supernet.extract(architecture, self.calibration)
-        attack = build.attack(self.config.evaluation.attack, threat_model(self.config), "evaluation.attack")
-        images = self.data.test.subset(self.config.evaluation.limit, self.config.seed)
-        batches = evaluation_batches(images, self.data.input_shape, self.device)
-        result = measure(student, batches, {attack.name: attack}, seed=self.config.seed)
-        card = self._card(budget, architecture, result, attack)
-        path = out / ("student" if budget is None else budget.name)
-        return Extracted(path, write_student(path, student, card, formats))
+        path = out / ("student" if limits is None else limits.name)
+        budget = limits and _budget(limits.budgets)
+        return self.write_network(path, student, architecture, formats, {"budget": budget, "selection": selection})
 
-    def _card(
-        self, budget: Budget | None, architecture: Architecture, result: Measurement, attack: Attack
-    ) -> dict[str, Any]:
+    def write_network(
+        self,
+        path: Path,
+        network: nn.Module,
+        architecture: Architecture,
+        formats: Sequence[str] = (),
+        about: dict[str, Any] | None = None,
+        split: Literal["test", "validation"] = "test",
+    ) -> Extracted:
+        """Measure a calibrated network of this run's space, and write its student directory.
+
+        Args:
+            path: of the directory.
+            network: of the architecture.
+            architecture: see above.
+            formats: beside those that are always written.
+            about: further entries of its card, such as ``budget``.
+            split: whose images it is measured on.
+        """
+        attack = build.attack(self.config.evaluation.attack, threat_model(self.config), "evaluation.attack")
+        limit = self.config.evaluation.limit if split == "test" else self.config.validation.images
+        images = (self.data.test if split == "test" else self.data.validation).subset(limit, self.config.seed)
+        batches = evaluation_batches(images, self.data.input_shape, self.device)
+        result = measure(network, batches, {attack.name: attack}, seed=self.config.seed)
+        card = {**self._card(architecture, result, attack), **(about or {})}
+        card["evaluation"] |= {"split": split, "limit": limit}
+        if self._table is not None:
+            execution = self._table.execution.resolved()
+            timing = measure_latency(network, self.data.input_shape, execution)
+            card["latency"] = latency_card(self._table, architecture, timing, execution)
+        card["energy"] = known_energy(self.run.energy)
+        checks = None
+        if split == "test":
+            checks = build.format_checks(self.config, self.data, self.device, attack, self.static_batch)
+        return Extracted(path, write_student(path, network, card, formats, checks))
+
+    def _card(self, architecture: Architecture, result: Measurement, attack: Attack) -> dict[str, Any]:
         threat = attack.threat
         versions = environment()
         data = self.config.data.model_dump(mode="json", exclude={"augmentation"})
@@ -193,14 +277,12 @@ class Extractor:
         return {
             **describe(self.supernet.family, architecture),
             "classes": list(self.data.class_names),
-            "budget": budget and {"kind": budget.kind, "limit": budget.limit, "text": budget.text},
+            "budget": None,
             "threat_model": {"norm": threat.norm, "eps": threat.eps, "bounds": list(threat.bounds)},
             "clean_accuracy": result.clean.value,
             "robust_accuracy": result.robust[attack.name].value,
             "evaluation": {
-                "split": "test",
                 "seed": self.config.seed,
-                "limit": self.config.evaluation.limit,
                 "clean": result.clean.as_dict(),
                 "robust": [{"attack": attack_as_dict(attack), **result.robust[attack.name].as_dict()}],
             },
@@ -208,3 +290,12 @@ class Extractor:
             "supernet_finished": self.finished,
             "versions": {key: versions[key] for key in ("proard", "torch", "torchvision", "python", "git_commit")},
         }
+
+
+def _budget(budgets: Sequence[Budget]) -> dict[str, Any]:
+    """What a card says of a budget; ``all`` has each one, where several hold together."""
+    rows = [{"kind": budget.kind, "limit": budget.limit, "text": budget.text} for budget in budgets]
+    if len(rows) == 1:
+        return rows[0]
+    joined = {key: " + ".join(str(row[key]) for row in rows) for key in ("kind", "text")}
+    return {"kind": joined["kind"], "limit": None, "text": joined["text"], "all": rows}

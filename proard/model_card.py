@@ -1,7 +1,8 @@
-"""The README.md of a student directory."""
+"""The README.md of a student directory: what a person who might use the student wants to know."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 TEMPLATE = """# A robust image classifier{budget}
@@ -12,35 +13,86 @@ TEMPLATE = """# A robust image classifier{budget}
 |---|---|
 | network | {family}, {classes} classes, input {shape}, float images in [0, 1] |
 | multiply-adds | {multiply_adds:,} (1 multiply-add = 1 FLOP) |
-| parameters | {parameters:,} ({bytes:,} bytes in float32) |
-| peak activation memory | {peak:,} bytes (float32, batch size 1) |
-| threat model | {norm}, eps {eps:.5g}, pixel values in [0, 1] |
+| parameters | {parameters:,} ({bytes:,} bytes in float32{weights_int8}) |
+| peak activation memory | {peak:,} bytes (float32, batch size 1{peak_int8}) |
+{latency}| threat model | {norm}, eps {eps:.5g}, pixel values in [0, 1] |
 | trained on | {data} |
 {accuracies}
-
+{energy}
 Accuracies are on {images} images of the {split} split, with 95 % intervals. Robust accuracy is that under the attack
 named, and no promise about others.
-
+{formats}
 ## Use it
+
+`images` are float32 (N, {shape}) in [0, 1]; normalisation is inside. The class is that of the largest logit.
 
 With proard:
 
 ```python
 from proard import load_student
 student = load_student("this directory")       # verified by checksum
-logits = student(images)                       # float (N, {shape}) in [0, 1]; normalisation is inside
-```
-
-With PyTorch alone:
-
-```python
-import torch
-student = torch.export.load("student.pt2").module()
 logits = student(images)
 ```
-
+{snippets}
 Classes, in the order of the logits: {class_names}.
+
+## What the numbers do not say
+
+- Robust accuracy is an upper bound: a stronger attack than those named can only lower it. For a headline number run
+  `proard evaluate . --attack autoattack`.
+- It is about perturbations of at most eps {eps:.5g} in {norm}. Larger ones, other norms, rotations, noise, blur and
+  patches were not tried, and robustness against one says little about another.
+- It is about images like those of {data}. Images from elsewhere, or of no class at all, are classified all the same,
+  and the logits are not calibrated probabilities.
+- The intervals are about the choice of test images. They leave out what another training run would change.{int8_limits}
 """
+
+SNIPPETS = {
+    "pt2": (
+        "With PyTorch alone",
+        'import torch\nstudent = torch.export.load("{file}").module()\nlogits = student(images)',
+    ),
+    "onnx": (
+        "With onnxruntime alone",
+        "import numpy, onnxruntime\n"
+        'session = onnxruntime.InferenceSession("{file}")\n'
+        '(logits,) = session.run(["logits"], {{"images": numpy.asarray(images, numpy.float32)}})',
+    ),
+    "pt2-int8": (
+        "In int8, with PyTorch alone",
+        "import torch\n"
+        "import torch.ao.quantization.fx._decomposed  # registers the operators of quantised programs\n"
+        'student = torch.export.load("{file}").module()\n'
+        "logits = student(images)",
+    ),
+    "executorch": (
+        "With ExecuTorch",
+        "import torch\n"
+        "from executorch.runtime import Runtime\n"
+        'method = Runtime.get().load_program("{file}").load_method("forward")\n'
+        "logits = torch.cat([method.execute((image,))[0].clone() for image in images.split({batch})])",
+    ),
+}
+SNIPPETS["onnx-int8"] = ("In int8, with onnxruntime alone", SNIPPETS["onnx"][1])
+
+FORMATS = """
+## The files
+
+| format | file | bytes | clean | {attacks} | agrees with the student |
+|---|---|---|---|{lines}|---|
+{rows}
+
+Each file was run on {images} test images. `transfer`: adversarial images of the student in float32.{int8}
+"""
+
+INT8 = """ An int8 file
+is another function than the student: rounding hides its gradients, so that a gradient attack on it finds little, which
+says nothing about robustness. Hence also `straight_through`: projected gradient descent through a copy whose rounding
+passes gradients on; and `square`: {queries} queries of Square Attack, which needs no gradient. `lowest` counts an image
+only if the file is right about it before and after all of them.
+
+In int8: weights (a scale per output channel) and activations (a scale per tensor, from {calibration} validation
+images); batch norm is folded. In float32: {float_operations}."""
 
 
 def model_card(card: dict[str, Any]) -> str:
@@ -48,8 +100,10 @@ def model_card(card: dict[str, Any]) -> str:
     evaluation, budget = card["evaluation"], card["budget"]
     rows = [("clean accuracy", evaluation["clean"])]
     rows += [(f"robust accuracy, {robust['attack']['name']}", robust) for robust in evaluation["robust"]]
+    formats: dict[str, Any] = card.get("formats", {})
+    threat = card["threat_model"]
     return TEMPLATE.format(
-        budget="" if budget is None else f", at most {budget['text']} ({budget['kind']})",
+        budget="" if budget is None else f", at most {_limits(budget)}",
         origin="Trained as it is" if budget is None else "Cut out of a weight-sharing network",
         version=card["versions"]["proard"],
         family=card["family"],
@@ -58,14 +112,106 @@ def model_card(card: dict[str, Any]) -> str:
         multiply_adds=card["multiply_adds"],
         parameters=card["parameters"],
         bytes=card["bytes"],
+        weights_int8=_int8(card.get("weight_bytes_int8")),
         peak=card["peak_activation_bytes"],
-        norm=card["threat_model"]["norm"],
-        eps=card["threat_model"]["eps"],
+        peak_int8=_int8(card.get("peak_activation_bytes_int8")),
+        latency=_latency(card.get("latency")),
+        norm=threat["norm"],
+        eps=threat["eps"],
         data=card["data"]["name"],
         accuracies="\n".join(f"| {name} | {_percent(row)} |" for name, row in rows),
+        energy=_energy(card.get("energy")),
         images=evaluation["clean"]["images"],
         split=evaluation["split"],
+        formats=_formats(formats),
+        snippets="".join(_snippet(name, entry) for name, entry in formats.items() if name in SNIPPETS)
+        or _snippet("pt2", {"file": "student.pt2"}),
         class_names=", ".join(card["classes"]),
+        int8_limits=_int8_limits(formats),
+    )
+
+
+def _limits(budget: dict[str, Any]) -> str:
+    """One limit, or several that hold together."""
+    return " and ".join(f"{limit['text']} ({limit['kind']})" for limit in budget.get("all", [budget]))
+
+
+def _int8(count: int | None) -> str:
+    """What the cost model expects of an int8 runtime; an exported file also describes its graph."""
+    return f"; {count:,} in int8" if count else ""
+
+
+def _latency(latency: dict[str, Any] | None) -> str:
+    """A row, if the student was chosen by its latency."""
+    if not latency:
+        return ""
+    measured = latency["measured"]
+    how = ", ".join(f"{key.replace('_', ' ')} {measured[key]}" for key in ("runtime", "dtype", "batch_size", "threads"))
+    return f"| latency | {1000 * measured['median']:.3g} ms, median on {measured['device']}; {how} |\n"
+
+
+def _formats(formats: dict[str, Any]) -> str:
+    """The table of the files, if they were measured."""
+    measured = {name: entry for name, entry in formats.items() if "robust" in entry}
+    if not measured:
+        return ""
+    names = _attack_names(measured.values())
+    rows = []
+    for name, entry in measured.items():
+        robust = [_percent(entry["robust"][attack]) if attack in entry["robust"] else "" for attack in names]
+        agreement = entry["agreement"]
+        same = f"{100 * agreement['equal_predictions']:.1f} % of predictions"
+        same += f", logits within {agreement['max_logit_difference']:.2g}"
+        cells = [name, f"`{entry['file']}`", f"{entry['bytes']:,}", _percent(entry["clean"]), *robust, same]
+        rows.append(f"| {' | '.join(cells)} |")
+    first = next(iter(measured.values()))
+    quantised = next((entry for entry in measured.values() if "square" in entry["robust"]), None)
+    int8 = ""
+    if quantised is not None:
+        int8 = INT8.format(
+            queries=quantised["robust"]["attacks"]["square"]["queries"],
+            calibration=quantised["settings"]["calibration_images"],
+            float_operations=", ".join([*quantised["settings"]["float_operations"], "the logits"]),
+        )
+    return FORMATS.format(
+        attacks=" | ".join(names),
+        lines="|".join(["---"] * len(names)),
+        rows="\n".join(rows),
+        images=first["clean"]["images"],
+        int8=int8,
+    )
+
+
+def _attack_names(entries: Iterable[dict[str, Any]]) -> list[str]:
+    """``lowest`` is the last column, and none where there is one attack only."""
+    found = dict.fromkeys(name for entry in entries for name in entry["robust"] if name != "attacks")
+    names = [name for name in found if name != "lowest"]
+    return names if len(names) == 1 else [*names, "lowest"]
+
+
+def _snippet(name: str, entry: dict[str, Any]) -> str:
+    """Lines that run a file, for batches of the size that it takes."""
+    title, code = SNIPPETS[name]
+    batch = entry.get("settings", {}).get("batch", "any")
+    note = "" if batch == "any" else f" (it takes {batch} image{'s' if batch > 1 else ''} at a time)"
+    return f"\n{title}{note}:\n\n```python\n{code.format(file=entry['file'], batch=batch)}\n```\n"
+
+
+def _energy(energy: dict[str, Any] | None) -> str:
+    """A row on what the run cost; nothing where it is not known."""
+    if not energy or energy.get("kwh") is None:
+        return ""
+    emissions = "" if energy.get("kg_co2eq") is None else f", {energy['kg_co2eq']:.3g} kg CO2eq"
+    share = " for the whole run, which all its students share"
+    return f"| energy | {energy['kwh']:.3g} kWh{emissions}{share} |\n"
+
+
+def _int8_limits(formats: dict[str, Any]) -> str:
+    if not any("square" in entry.get("robust", {}) for entry in formats.values()):
+        return ""
+    return (
+        "\n- The int8 files were run on a CPU here. Other hardware rounds elsewhere, so that single predictions may\n"
+        "  differ. Square Attack was given few queries, and finds more with 5000."
     )
 
 

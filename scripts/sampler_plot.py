@@ -50,6 +50,8 @@ def draw_samplers(axes: Axes, arms: Arms) -> None:
             label=label,
         )
     axes.set_xscale("log")
+    axes.set_xticks(costs, [f"{cost:.1f}" for cost in costs])
+    axes.minorticks_off()
     axes.set_xlabel("million multiply-adds of the student")
     axes.set_ylabel("accuracy under PGD-20, %")
     axes.set_title(f"who trains in a step ({len(seeds)} seeds, mean and standard deviation)", fontsize=10)
@@ -67,12 +69,16 @@ def draw_crafting(axes: Axes, arms: Arms) -> None:
         time = mean(arms[arm][seed]["seconds"] / base[seed]["seconds"] for seed in seeds)
         for place, marker, colour in (("mean", "o", "tab:purple"), ("smallest", "v", "tab:green")):
             difference = mean(robust(arms[arm][seed], place) - robust(base[seed], place) for seed in seeds)
-            axes.plot(100 * time, difference, marker, color=colour, label=place if arm == "own, 2 steps" else None)
+            axes.plot(100 * time, difference, marker, color=colour)
             if place == "mean":
                 axes.annotate(arm, (100 * time, difference), xytext=(4, 4), textcoords="offset points", fontsize=7)
+    axes.plot([], [], "o", color="tab:purple", label="mean of five students")
+    axes.plot([], [], "v", color="tab:green", label="smallest student")
     axes.axhline(0, color="0.5", linewidth=0.8)
     axes.axhline(-1, color="0.5", linewidth=0.8, linestyle=":")
     axes.set_yscale("symlog", linthresh=2)
+    axes.set_yticks([-50, -20, -10, -5, -2, -1, 0, 1], ["-50", "-20", "-10", "-5", "-2", "-1", "0", "1"])
+    axes.minorticks_off()
     axes.set_xlabel("processor time of training, % of each student's own attack")
     axes.set_ylabel("points of PGD-20 from own attacks")
     axes.set_title("sharing attack work", fontsize=10)

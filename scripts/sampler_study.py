@@ -19,7 +19,6 @@ import argparse
 import json
 import math
 import random
-import sys
 import time
 from pathlib import Path
 from statistics import mean, stdev
@@ -127,7 +126,9 @@ class Study:
         """Append a row, and write the table anew."""
         about = environment()
         row |= {name: about[source] for name, source in {"commit": "git_commit", "processor": "processor"}.items()}
-        row |= {"threads": torch.get_num_threads(), "command": " ".join(sys.argv)}
+        command = f"python scripts/sampler_study.py --data {self.arguments.data} --seeds {row['seed']}"
+        command += f" --arms '{row['arm']}'" if row["arm"] != "teacher" else ""
+        row |= {"threads": torch.get_num_threads(), "command": command}
         self.rows_file.parent.mkdir(parents=True, exist_ok=True)
         with self.rows_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -9,11 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proard.budgets import KINDS, Budget, parse_budgets, short
+from proard.budgets import KINDS, Budget, parse_budgets, short, short_time
 from proard.cost import Cost
 from proard.errors import UserError
 
-COST = Cost(multiply_adds=2_010_000, parameters=512, peak_activation_bytes=4096, file_bytes=5000)
+COST = Cost(
+    multiply_adds=2_010_000,
+    parameters=512,
+    peak_activation_bytes=4096,
+    file_bytes=5000,
+    peak_activation_bytes_int8=1024,
+    file_bytes_float16=2600,
+    weight_bytes_int8=1300,
+    latency=0.25,
+)
+COUNTED = sorted(KINDS.keys() - {"latency"})  # in whole numbers
 
 
 @pytest.mark.parametrize(
@@ -37,6 +47,13 @@ COST = Cost(multiply_adds=2_010_000, parameters=512, peak_activation_bytes=4096,
         ("size", "1GiB", 2**30),
         ("size", "700B", 700),
         ("size", "700", 700),
+        ("memory-int8", "266KB", 266_000),
+        ("size-int8", "889kb", 889_000),
+        ("size-fp16", "1MiB", 2**20),
+        ("latency", "5ms", 0.005),
+        ("latency", "5 MS", 0.005),
+        ("latency", "1.5s", 1.5),
+        ("latency", "750us", 0.00075),
     ],
 )
 def test_what_a_budget_means(kind: str, text: Any, limit: float) -> None:
@@ -46,7 +63,7 @@ def test_what_a_budget_means(kind: str, text: Any, limit: float) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "0", "-5", "-1e9", "nan", "inf", "1e999", "1e-999", "M", "10X", "1,000", "1e", "ten", "1 2", "5ms"],
+    ["", " ", "0", "-5", "-1e9", "nan", "inf", "1e999", "1e-999", "M", "10X", "1,000", "1e", "ten", "1 2", "5min"],
 )
 def test_what_is_no_budget_is_refused_with_an_example(kind: str, text: str) -> None:
     with pytest.raises(UserError) as caught:
@@ -57,7 +74,10 @@ def test_what_is_no_budget_is_refused_with_an_example(kind: str, text: str) -> N
     assert Budget.parse(kind, KINDS[kind].example).limit > 0
 
 
-@pytest.mark.parametrize(("kind", "text"), [("flops", "10KB"), ("params", "1MiB"), ("size", "3K"), ("memory", "1M")])
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("flops", "10KB"), ("params", "1MiB"), ("size", "3K"), ("memory", "1M"), ("latency", "5"), ("flops", "5ms")],
+)
 def test_units_belong_to_a_kind(kind: str, text: str) -> None:
     with pytest.raises(UserError, match="expected a number with a unit"):
         Budget.parse(kind, text)
@@ -69,7 +89,17 @@ def test_an_unknown_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "least"), [("flops", 2_010_000), ("params", 512), ("memory", 4096), ("size", 5000)], ids=lambda x: str(x)
+    ("kind", "least"),
+    [
+        ("flops", 2_010_000),
+        ("params", 512),
+        ("memory", 4096),
+        ("size", 5000),
+        ("memory-int8", 1024),
+        ("size-fp16", 2600),
+        ("size-int8", 1300),
+    ],
+    ids=lambda x: str(x),
 )
 def test_a_budget_admits_its_own_cost_up_to_the_limit(kind: str, least: int) -> None:
     assert Budget.parse(kind, str(least)).admits(COST)
@@ -86,9 +116,28 @@ def test_a_budget_admits_its_own_cost_up_to_the_limit(kind: str, least: int) -> 
     assert Budget.parse(kind, advice[1]).admits(COST)
 
 
-@given(st.integers(1, 10**13), st.sampled_from(sorted(KINDS)))
+def test_a_latency_budget() -> None:
+    assert Budget.parse("latency", "250ms").admits(COST)
+    assert Budget.parse("latency", "0.25s").value(COST) == 0.25
+    assert Budget.parse("latency", "5.5ms").name == "latency-5.5ms"
+    with pytest.raises(UserError, match=r"--latency 249ms: below the smallest student, .* at least 250ms$"):
+        Budget.parse("latency", "249ms").check(COST)
+    with pytest.raises(UserError, match=r"--latency 1s: .*'proard profile'"):
+        Budget.parse("latency", "1s").admits(Cost(1, 1, 1))
+
+
+@given(st.floats(1e-6, 1e4))
+def test_the_advice_on_latency_is_always_enough_and_never_much_more(seconds: float) -> None:
+    with pytest.raises(UserError) as caught:
+        Budget.parse("latency", "0.1us").check(Cost(1, 1, 1, latency=seconds))
+    least = Budget.parse("latency", str(caught.value).split()[-1])
+    assert seconds <= least.limit <= 1.011 * seconds
+    assert Budget.parse("latency", short_time(seconds)).limit == pytest.approx(seconds, rel=0.0051)
+
+
+@given(st.integers(1, 10**13), st.sampled_from(COUNTED))
 def test_the_advice_is_always_enough_and_never_much_more(value: int, kind: str) -> None:
-    cost = Cost(value, value, value, value)
+    cost = Cost(*[value] * 7)
     if value == 1:
         return
     with pytest.raises(UserError) as caught:
@@ -116,7 +165,8 @@ def test_short_examples() -> None:
 
 
 def test_names_are_fit_for_directories() -> None:
-    for kind, text in (("flops", "100M"), ("size", " 1 MB"), ("memory", "2.5KiB"), ("params", "2e+6")):
+    named = (("flops", "100M"), ("size", " 1 MB"), ("memory", "2.5KiB"), ("params", "2e+6"), ("latency", "5 ms"))
+    for kind, text in named:
         assert re.fullmatch(r"[a-z]+-[\w.+-]+", Budget.parse(kind, text).name)
     assert Budget.parse("flops", "100M").name == "flops-100M"
 

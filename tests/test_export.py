@@ -129,16 +129,17 @@ def test_onnx(student_directory: Path, images: torch.Tensor) -> None:
 def test_the_usage_in_the_model_card(
     student_directory: Path, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The snippets for proard and for PyTorch alone run as they are printed, and agree."""
+    """The snippets for proard, PyTorch alone and onnxruntime alone run as they are printed, and agree."""
     blocks = (student_directory / "README.md").read_text().split("```python\n")[1:]
-    assert len(blocks) == 2
+    assert len(blocks) == 2 + (student_directory / "student.onnx").exists()
     monkeypatch.chdir(student_directory)
     logits = []
     for block in blocks:
         names: dict[str, Any] = {"images": images}
         exec(block.split("```")[0].replace("this directory", str(student_directory)), names)
-        logits.append(names["logits"].detach())
-    torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=1e-5)
+        logits.append(torch.as_tensor(names["logits"]).detach())
+    for found in logits[1:]:
+        torch.testing.assert_close(found, logits[0], rtol=0, atol=1e-4)
 
 
 def test_a_loaded_student_is_ready_to_use(student_directory: Path, images: torch.Tensor) -> None:
@@ -290,8 +291,14 @@ def test_formats_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None
         check_formats(["pt2", "onxx"])
     monkeypatch.setattr(proard.export, "find_spec", lambda name: None)
     check_formats(["pt2", "safetensors"])
-    with pytest.raises(UserError, match=r"proard\[onnx\]"):
-        check_formats(["onnx"])
+    for name, package, extra in (
+        ("onnx", "onnx", "onnx"),
+        ("onnx-int8", "torchao", "int8"),
+        ("pt2-int8", "torchao", "int8"),
+        ("executorch", "executorch", "executorch"),
+    ):
+        with pytest.raises(UserError, match=rf"--format {name}: .*'{package}'.*proard\[{extra}\]"):
+            check_formats([name])
 
 
 def test_a_card_is_plain_json(student_directory: Path) -> None:

@@ -18,9 +18,10 @@ from scipy.stats import binomtest
 from torch.utils.flop_counter import FlopCounterMode
 
 import proard.extraction
+import proard.search.labeller
 from proard import evaluate, extract, load_student
 from proard.attacks import PGD, ThreatModel
-from proard.budgets import Budget
+from proard.budgets import KINDS, Budget
 from proard.build import supernet_for
 from proard.config import DataConfig, parse_config
 from proard.cost import Cost
@@ -30,6 +31,7 @@ from proard.evaluation import Accuracy, attack_as_dict, attack_from_dict, measur
 from proard.export import FORMATS
 from proard.extraction import Extracted
 from proard.run import Run
+from proard.search.labeller import Labeller
 from proard.supernet import SearchSpace
 from proard.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -176,7 +178,7 @@ def test_test_images_are_not_read_before_the_choice(
             log.append("test")
             return getattr(self.images, name)
 
-    original_load, original_choose = proard.extraction.load_data, proard.extraction.choose
+    original_load, original_choose = proard.search.labeller.load_data, proard.extraction.choose
 
     def load(config: DataConfig) -> Any:
         data = original_load(config)
@@ -187,7 +189,7 @@ def test_test_images_are_not_read_before_the_choice(
         log.append("chosen")
         return chosen
 
-    monkeypatch.setattr(proard.extraction, "load_data", load)
+    monkeypatch.setattr(proard.search.labeller, "load_data", load)
     monkeypatch.setattr(proard.extraction, "choose", choose)
     extract(flops=middle(space, "flops"), run=run, out=tmp_path, quiet=True)
     assert log[0] == "chosen"
@@ -198,23 +200,22 @@ def test_the_choice_is_the_best_of_what_was_measured_and_nothing_is_measured_twi
     run: Path, space: SearchSpace, tmp_path: Path, fast: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels: list[dict[Any, Any]] = []
-    measured: Counter[tuple[str, Any]] = Counter()
-    original_measure, original_init = proard.extraction.measure, proard.extraction.Extractor.__init__
+    measured: Counter[Any] = Counter()
+    original_label, original_init = Labeller.__call__, proard.extraction.Extractor.__init__
 
-    def count(network: Any, batches: Any, attacks: Any, **options: Any) -> Any:
-        (name,) = attacks
-        measured[name, sum(parameter.sum().item() for parameter in network.parameters())] += 1
-        return original_measure(network, batches, attacks, **options)
+    def count(self: Labeller, architecture: Any) -> Any:
+        measured[architecture] += 1
+        return original_label(self, architecture)
 
     def init(self: Any, *arguments: Any) -> None:
         original_init(self, *arguments)
         labels.append(self.labels)
 
-    monkeypatch.setattr(proard.extraction, "measure", count)
+    monkeypatch.setattr(Labeller, "__call__", count)
     monkeypatch.setattr(proard.extraction.Extractor, "__init__", init)
     budgets = [("flops", middle(space, "flops")), ("params", middle(space, "params")), ("flops", "1G")]
     students = extract(budgets, run=run, out=tmp_path, quiet=True)
-    assert {times for (name, _), times in measured.items() if name == "attack"} == {1}
+    assert set(measured.values()) == {1}
     for student in students:
         budget = Budget.parse(student.card["budget"]["kind"], student.card["budget"]["text"])
         chosen = labels[0][space.canonical(student.card["architecture"])]
@@ -536,5 +537,5 @@ def test_attacks_by_name_and_as_json() -> None:
             named_attack(name, THREAT)
 
 
-def test_costs_bound_what_they_are_named_for() -> None:
-    assert {field.name for field in dataclasses.fields(Cost)} == set(FIELDS.values())
+def test_every_cost_has_its_kind_of_budget() -> None:
+    assert {field.name for field in dataclasses.fields(Cost)} == {kind.field for kind in KINDS.values()}

@@ -96,9 +96,9 @@ LAYERS = (
     {"config", "cost", "budgets", "supernet"},
     {"attacks"},
     {"objectives"},
-    {"samplers", "teachers", "data", "energy", "export", "model_card"},
+    {"samplers", "teachers", "data", "energy", "measurement", "formats", "export", "model_card", "hub"},
     {"build", "fixed_network"},
-    {"training", "measurement", "masking", "evaluation", "diagnostics", "search", "extraction", "run"},
+    {"training", "masking", "evaluation", "diagnostics", "search", "latency", "extraction", "alone", "run"},
     {"report", "cli"},
 )
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -169,12 +169,16 @@ class ValidationConfig(Section):
 
 
 class SearchConfig(Section):
-    """How `extract` chooses a student within a budget, on validation images."""
+    """How students are chosen, on validation images: by `search`, or by `extract` where there was no search."""
 
-    candidates: Count = Field(8, description="Random architectures measured per budget.")
-    mutations: int = Field(8, ge=0, description="Mutations of the best so far, measured per budget.")
-    images: Count = 500
+    images: Count = Field(500, description="Validation images per label: per student that is measured.")
     attack: AttackConfig = AttackConfig(steps=10)
+    labels: Annotated[Count, Field(ge=8)] = Field(100, description="Students that `search` measures for its predictor.")
+    population: Annotated[Count, Field(ge=2)] = Field(100, description="Architectures in a generation of NSGA-II.")
+    generations: Count = 100
+    verify: int = Field(24, ge=0, description="Students of the predicted front that are then measured.")
+    candidates: Count = Field(8, description="Without a search: random architectures measured per budget.")
+    mutations: int = Field(8, ge=0, description="Without a search: mutations of the best so far, measured per budget.")
 
 
 class EvaluationConfig(Section):
@@ -182,6 +186,8 @@ class EvaluationConfig(Section):
 
     attack: AttackConfig = AttackConfig(steps=20)
     limit: Count | None = Field(None, description="Use a stratified subset of this many test images; default all.")
+    format_images: Count = Field(256, description="Test images on which every written file is run, clean and attacked.")
+    square_queries: Annotated[Count, Field(ge=2)] = Field(200, description="Of Square Attack on int8 files.")
 
 
 class EnergyConfig(Section):

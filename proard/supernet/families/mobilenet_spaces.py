@@ -113,9 +113,12 @@ class MobileNetFamily(Family):
 
     def measure(self, plan: MobileNetPlan, meter: CostMeter, images: Activation) -> None:
         """Walk the plan as the forward pass does."""
-        x = meter.convolution(meter.normalize(images), plan.stages[0][0].inputs, 3, plan.stride)
-        for spec in (spec for stage in plan.stages for spec in stage):
-            with meter.holding(*[x] * spec.residual):
+        x = meter.normalize(images)
+        with meter.block("stem"):
+            x = meter.convolution(x, plan.stages[0][0].inputs, 3, plan.stride)
+        blocks = ((f"blocks.{s}.{b}", spec) for s, stage in enumerate(plan.stages) for b, spec in enumerate(stage))
+        for name, spec in blocks:
+            with meter.block(name, spec.activation), meter.holding(*[x] * spec.residual):
                 y = meter.convolution(x, spec.expanded, 1) if spec.expands else x
                 y = meter.convolution(y, spec.expanded, spec.kernel, spec.stride, groups=spec.expanded)
                 if spec.squeezed:
@@ -124,9 +127,12 @@ class MobileNetFamily(Family):
                         meter.convolution(z, spec.expanded, 1, bias=True, batch_norm=False)
                 x = meter.convolution(y, spec.outputs, 1)
         before, after = plan.head
-        x = meter.global_pool(meter.convolution(x, before, 1))
+        with meter.block("features"):
+            x = meter.convolution(x, before, 1)
+        x = meter.global_pool(x)
         if after:
-            x = meter.convolution(x, after, 1, batch_norm=False)
+            with meter.block("head"):
+                x = meter.convolution(x, after, 1, batch_norm=False)
         meter.linear(x, self.num_classes)
 
     def network(self, plan: MobileNetPlan) -> MobileNet:

@@ -82,14 +82,15 @@ class ResNetFamily(Family):
         for name, block in plan.blocks():
             if name == "stages.0.0" and self.stem == "imagenet":
                 x = meter.max_pool(x, 3, 2)
-            y = x
-            with meter.holding(*[x] * block.shortcut):
-                for spec in block.convolutions:
-                    y = meter.convolution(y, spec.outputs, spec.kernel, spec.stride)
-            if block.projection:
-                with meter.holding(y):
-                    meter.convolution(x, block.projection.outputs, 1, block.projection.stride)
-            x = y
+            with meter.block(name, "shortcut" if block.shortcut else ""):
+                y = x
+                with meter.holding(*[x] * block.shortcut):
+                    for spec in block.convolutions:
+                        y = meter.convolution(y, spec.outputs, spec.kernel, spec.stride)
+                if block.projection:
+                    with meter.holding(y):
+                        meter.convolution(x, block.projection.outputs, 1, block.projection.stride)
+                x = y
         meter.linear(meter.global_pool(x), self.num_classes)
 
     def network(self, plan: ResNetPlan) -> ResNet:

@@ -180,15 +180,17 @@ class ViTFamily(Family):
 
     def measure(self, plan: ViTPlan, meter: CostMeter, images: Activation) -> None:
         """Walk the plan as the forward pass does."""
-        x = self._measure_stem(plan, meter, meter.normalize(images))
+        x = meter.normalize(images)
+        with meter.block("stem"):
+            x = self._measure_stem(plan, meter, x)
         tokens = x.height * x.width
         meter.add_parameters(tokens * plan.width)
         if self.pool == "token":
             meter.add_parameters(plan.width)
             tokens += 1
         x = Activation(plan.width, tokens)
-        for block in plan.blocks:
-            with meter.holding(x):
+        for index, block in enumerate(plan.blocks):
+            with meter.block(f"blocks.{index}"), meter.holding(x):
                 y = meter.layer_norm(x)
                 inner = block.heads * block.head_channels
                 with meter.holding(y):

@@ -1,0 +1,174 @@
+"""The measured front of a run, ``front.json``: what `search` writes and `extract` chooses from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from proard.budgets import Limits
+from proard.cost import Cost
+from proard.errors import UserError
+from proard.files import write_json
+from proard.search.labels import Fingerprint, MeasuredLabel
+from proard.search.selection import Label, Prefer, preference
+from proard.supernet import Architecture, SearchSpace
+
+FORMAT = 1
+FILE = "front.json"
+COVERED = 0.5  # a limit is covered where a measured student uses at least this share of it
+
+
+@dataclass(frozen=True)
+class Point:
+    """A measured student.
+
+    Attributes:
+        architecture: what it is.
+        label: its accuracies on validation images.
+        cost: what it costs.
+    """
+
+    architecture: Architecture
+    label: Label
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Front:
+    """All measured students of a run.
+
+    Attributes:
+        measured: in order of multiply-adds.
+        images: validation images per label.
+        attack: of the robust accuracies, for JSON.
+        report: what `search` said about its predictor, for JSON.
+    """
+
+    measured: tuple[Point, ...]
+    images: int
+    attack: Mapping[str, Any]
+    report: Mapping[str, Any]
+
+    def best(self, costs: Sequence[str] | None = None) -> tuple[Point, ...]:
+        """The students that no other one dominates in accuracies and costs, in order of multiply-adds.
+
+        Args:
+            costs: names of the costs; default all that are known. The best student within any limits on them is one
+                of these.
+        """
+        names = [name for name, value in asdict(self.measured[0].cost).items() if value is not None]
+        rows = [
+            [-p.label.clean, -p.label.robust, *(float(getattr(p.cost, n)) for n in costs or names)]
+            for p in self.measured
+        ]
+        return tuple(p for p, fine in zip(self.measured, undominated(np.array(rows)), strict=True) if fine)
+
+    def choose(self, limits: Limits, prefer: Prefer, cost: Callable[[Architecture], Cost]) -> Point | None:
+        """The measured student within the limits that is best, or None where none fits.
+
+        Args:
+            limits: on its cost.
+            prefer: which accuracy decides.
+            cost: of an architecture; may know more than was stored, such as the latency of this device.
+        """
+        score = preference(prefer)
+        fitting = [point for point in self.measured if limits.admits(cost(point.architecture))]
+        return max(fitting, key=lambda point: score(point.label), default=None)
+
+    def covers(self, limits: Limits, cost: Callable[[Architecture], Cost]) -> bool:
+        """Whether a measured student comes near one of the limits, or none of them binds."""
+        fitting = [c for c in (cost(point.architecture) for point in self.measured) if limits.admits(c)]
+        if len(fitting) == len(self.measured):
+            return True
+        return any(budget.value(c) >= COVERED * budget.limit for c in fitting for budget in limits.budgets)
+
+
+def undominated(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which rows (N, K) no other row is at least as low as in every column, and lower in one; (N,)."""
+    return np.array([not ((rows <= row).all(axis=1) & (rows < row).any(axis=1)).any() for row in rows], dtype=bool)
+
+
+def write_front(
+    folder: Path,
+    fingerprint: Fingerprint,
+    space: SearchSpace,
+    labels: Mapping[Architecture, MeasuredLabel],
+    report: Mapping[str, Any],
+) -> Front:
+    """Write all labels with their costs, and whether each is on the front of accuracies and costs.
+
+    Args:
+        folder: the run directory.
+        fingerprint: of the labels.
+        space: whose costs are written.
+        labels: at least one.
+        report: about the search, for JSON.
+
+    Raises:
+        OSError: it cannot be written; an older front stays as it was.
+    """
+    points = sorted(
+        (Point(architecture, label, space.cost(architecture)) for architecture, label in labels.items()),
+        key=lambda point: (point.cost.multiply_adds, point.architecture.to_json()),
+    )
+    images = next(iter(labels.values())).images
+    front = Front(tuple(points), images, fingerprint.of["attack"], report)
+    best = set(front.best())
+    rows = [
+        {
+            "architecture": dict(point.architecture.decisions),
+            "clean": point.label.clean,
+            "robust": point.label.robust,
+            "front": point in best,
+            **{name: value for name, value in asdict(point.cost).items() if value is not None},
+        }
+        for point in points
+    ]
+    write_json(
+        folder / FILE,
+        {
+            "format": FORMAT,
+            "split": "validation",
+            "images": images,
+            "attack": fingerprint.of["attack"],
+            "report": report,
+            "fingerprint": fingerprint.of,
+            "students": rows,
+        },
+    )
+    return front
+
+
+def read_front(folder: Path, fingerprint: Fingerprint, space: SearchSpace) -> tuple[Front | None, list[str]]:
+    """The front of a run, if it has one that fits; and what differs, if it has one that does not.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return None, []
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if values["format"] != FORMAT:
+            raise ValueError(f"format {values['format']}, this version of proard reads {FORMAT}")
+        if changed := fingerprint.differences(values["fingerprint"]):
+            return None, changed
+        points = []
+        for row in values["students"]:
+            architecture = space.canonical(row["architecture"])
+            label = Label(float(row["clean"]), float(row["robust"]))
+            points.append(Point(architecture, label, space.cost(architecture)))
+        front = Front(tuple(points), int(values["images"]), values["attack"], values["report"])
+        if not points:
+            raise ValueError("it has no students")
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
+        raise UserError(f"{file}: not a front ({reason}); remove it, or write it again with 'proard search'") from error
+    return front, []

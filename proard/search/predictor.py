@@ -1,0 +1,195 @@
+"""Predicting clean and robust accuracy from the encoding of an architecture.
+
+Several regressors are compared by cross-validation, and each accuracy is predicted by the one whose held-out
+predictions rank the students best (Kendall's tau-b). The multi-layer perceptron is the one of ProARD
+(arXiv 2506.07666, after OFA's): six layers of 400 units on the one-hot encoding.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import kendalltau
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.ensemble import GradientBoostingRegressor
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import KFold
+from sklearn.multioutput import MultiOutputRegressor
+from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from proard.search.genotypes import Matrix
+from proard.search.population_cost import PopulationCost
+from proard.search.selection import Label
+
+Values = npt.NDArray[np.float64]
+TARGETS = ("clean", "robust")
+FOLDS = 5
+LEAST_LABELS = 8  # below, nothing can be said about held-out students
+MOST_FOR_GAUSSIAN_PROCESS = 1000  # its time grows with the cube of the labels
+
+
+def _ridge() -> Any:
+    return RidgeCV(alphas=np.logspace(-3, 3, 13))
+
+
+def _gaussian_process() -> Any:
+    # Wide length scales first: the inputs have unit variance, and there are dozens of them.
+    kernel = ConstantKernel(1.0) * RBF(10.0, (1.0, 1000.0)) + WhiteKernel(0.1, (1e-6, 1.0))
+    return MultiOutputRegressor(GaussianProcessRegressor(kernel, normalize_y=True, random_state=0))
+
+
+def _gradient_boosting() -> Any:
+    boosting = GradientBoostingRegressor(
+        n_estimators=200, learning_rate=0.05, max_depth=3, subsample=0.7, random_state=0
+    )
+    return MultiOutputRegressor(boosting)
+
+
+def _mlp() -> Any:
+    network = MLPRegressor(hidden_layer_sizes=(400,) * 6, batch_size=32, max_iter=60, random_state=0)
+    return TransformedTargetRegressor(network, transformer=StandardScaler())
+
+
+REGRESSORS: dict[str, Callable[[], Any]] = {
+    "ridge": _ridge,
+    "gaussian_process": _gaussian_process,
+    "gradient_boosting": _gradient_boosting,
+    "mlp": _mlp,
+}
+"""Constructors of regressors from (N, features) to (N, 2), without random state of their own."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How the held-out predictions of a regressor agree with the labels.
+
+    Attributes:
+        tau: Kendall's tau-b, in [-1, 1]; 0 where it is not defined, since all are equal.
+        error: mean absolute error of an accuracy in [0, 1].
+        deviation: root mean square error.
+    """
+
+    tau: float
+    error: float
+    deviation: float
+
+
+def held_out(predicted: Values, labels: Values) -> HeldOut:
+    """Compare predictions (N,) with labels (N,)."""
+    difference = predicted - labels
+    return HeldOut(
+        rank_correlation(predicted, labels), float(np.abs(difference).mean()), float(np.sqrt((difference**2).mean()))
+    )
+
+
+def rank_correlation(first: Values, second: Values) -> float:
+    """Kendall's tau-b; 0 where one side is constant."""
+    tau = kendalltau(first, second).statistic
+    return 0.0 if np.isnan(tau) else float(tau)
+
+
+def as_values(labels: Sequence[Label]) -> Values:
+    """Labels as (N, 2): clean, robust."""
+    return np.array([[label.clean, label.robust] for label in labels], dtype=np.float64).reshape(-1, 2)
+
+
+def features(costs: PopulationCost, matrix: Matrix) -> Values:
+    """The one-hot encoding of rows, and the logarithms of multiply-adds and parameters."""
+    logarithms = [np.log(np.maximum(costs(matrix, name), 1)) for name in ("multiply_adds", "parameters")]
+    return np.column_stack([costs.genotypes.one_hot(matrix), *logarithms])
+
+
+def fitted(name: str, inputs: Values, labels: Values) -> Any:
+    """A regressor fitted to labels (N, 2), on inputs that it scales to unit variance."""
+    model = make_pipeline(StandardScaler(), REGRESSORS[name]())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a fit that stops early; what it is worth is measured
+        return model.fit(inputs, labels)
+
+
+def folds(count: int, seed: int = 0) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Indices to train on and to hold out; every label is held out once."""
+    return list(KFold(min(FOLDS, count), shuffle=True, random_state=seed).split(np.arange(count)))
+
+
+def names_for(count: int) -> tuple[str, ...]:
+    """The regressors that are worth their time for this many labels."""
+    return tuple(n for n in REGRESSORS if n != "gaussian_process" or count <= MOST_FOR_GAUSSIAN_PROCESS)
+
+
+class Predictor:
+    """Predicts both accuracies of rows of a matrix.
+
+    Args:
+        costs: of the space.
+        matrix: labelled rows (N, decisions), at least `LEAST_LABELS`.
+        labels: (N, 2) in [0, 1].
+        regressors: names to compare; default those of `names_for`.
+
+    Attributes:
+        compared: per accuracy and regressor, how the held-out predictions did.
+        chosen: per accuracy, the best regressor.
+
+    Raises:
+        ValueError: too few labels.
+    """
+
+    def __init__(
+        self, costs: PopulationCost, matrix: Matrix, labels: Values, regressors: Sequence[str] | None = None
+    ) -> None:
+        if len(matrix) < LEAST_LABELS:
+            raise ValueError(f"a predictor needs at least {LEAST_LABELS} labels, got {len(matrix)}")
+        self.costs = costs
+        inputs = features(costs, matrix)
+        names = tuple(regressors or names_for(len(matrix)))
+        splits = folds(len(matrix))
+        models = {name: [fitted(name, inputs[train], labels[train]) for train, _ in splits] for name in names}
+        self.compared: dict[str, dict[str, HeldOut]] = {target: {} for target in TARGETS}
+        for name in names:
+            predicted = np.empty_like(labels)
+            for model, (_, test) in zip(models[name], splits, strict=True):
+                predicted[test] = np.clip(model.predict(inputs[test]), 0, 1)
+            for column, target in enumerate(TARGETS):
+                self.compared[target][name] = held_out(predicted[:, column], labels[:, column])
+        self.chosen = {target: _best(self.compared[target]) for target in TARGETS}
+        used = dict.fromkeys(self.chosen.values())
+        self._models = {name: fitted(name, inputs, labels) for name in used}
+        self._fold_models = {name: models[name] for name in used}
+
+    def __call__(self, matrix: Matrix) -> Values:
+        """Predicted accuracies (M, 2), in [0, 1]."""
+        inputs = features(self.costs, matrix)
+        predicted = {name: model.predict(inputs) for name, model in self._models.items()}
+        return self._by_target(predicted)
+
+    def uncertainty(self, matrix: Matrix) -> Values:
+        """A standard deviation (M, 2) for every prediction.
+
+        The spread of the models of the cross-validation, which is larger where there are few labels, and their
+        root mean square held-out error, in quadrature.
+        """
+        inputs = features(self.costs, matrix)
+        spread = {
+            name: np.std([np.clip(model.predict(inputs), 0, 1) for model in models], axis=0)
+            for name, models in self._fold_models.items()
+        }
+        deviations = [self.compared[target][self.chosen[target]].deviation for target in TARGETS]
+        columns = [spread[self.chosen[target]][:, column] for column, target in enumerate(TARGETS)]
+        return np.sqrt(np.column_stack(columns) ** 2 + np.square(deviations))
+
+    def _by_target(self, predicted: Mapping[str, Values]) -> Values:
+        columns = [predicted[self.chosen[target]][:, column] for column, target in enumerate(TARGETS)]
+        return np.clip(np.column_stack(columns), 0, 1)
+
+
+def _best(compared: Mapping[str, HeldOut]) -> str:
+    return max(compared, key=lambda name: (compared[name].tau, -compared[name].error))
