@@ -71,6 +71,11 @@ CRAFTING: dict[str, dict[str, Any]] = {
     "refined 2, drawn": {"crafting": {"name": "refined", "steps": 2, "source": "drawn"}},
     "refined 2, previous": {"crafting": {"name": "refined", "steps": 2, "source": "previous"}},
     "refined 2, smallest": {"crafting": {"name": "refined", "steps": 2, "source": "smallest"}},
+    "refined 1, smallest": {"crafting": {"name": "refined", "steps": 1, "source": "smallest"}},
+    "robustness, refined 2, smallest": {
+        "sampler": ROBUSTNESS,
+        "crafting": {"name": "refined", "steps": 2, "source": "smallest"},
+    },
 }
 CONFLICT: dict[str, dict[str, Any]] = {
     "projected gradients": {"gradients": "project"},
