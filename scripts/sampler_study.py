@@ -62,6 +62,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "robustness, ends in turn": {"sampler": ROBUSTNESS | {"largest_every": 2}},
 }
 CRAFTING: dict[str, dict[str, Any]] = {
+    "own, 3 steps": {"crafting": {"name": "own", "steps": 3}},
     "own, 2 steps": {"crafting": {"name": "own", "steps": 2}},
     "own, 1 step": {"crafting": {"name": "own", "steps": 1}},
     "shared, largest": {"crafting": {"name": "shared", "source": "largest"}},
@@ -76,6 +77,10 @@ CRAFTING: dict[str, dict[str, Any]] = {
         "sampler": ROBUSTNESS,
         "crafting": {"name": "refined", "steps": 2, "source": "smallest"},
     },
+    "robustness, refined 1, smallest": {
+        "sampler": ROBUSTNESS,
+        "crafting": {"name": "refined", "steps": 1, "source": "smallest"},
+    },
 }
 CONFLICT: dict[str, dict[str, Any]] = {
     "projected gradients": {"gradients": "project"},
@@ -84,6 +89,7 @@ CONFLICT: dict[str, dict[str, Any]] = {
     "weights averaged": {"ema_decay": 0.98},
     "averaged teacher": {"ema_decay": 0.98, "teacher": {"smallest": "averaged"}},
     "joint teacher": {"teacher": {"mode": "joint"}},
+    "robustness, classifier per bin": {"sampler": ROBUSTNESS, "supernet": {"classifiers": 4}},
 }
 ARMS = {**SAMPLERS, **CRAFTING, **CONFLICT}
 ALONE = "alone"
@@ -133,6 +139,7 @@ class Study:
         row |= {name: about[source] for name, source in {"commit": "git_commit", "processor": "processor"}.items()}
         command = f"python scripts/sampler_study.py --data {self.arguments.data} --seeds {row['seed']}"
         command += f" --arms '{row['arm']}'" if row["arm"] != "teacher" else ""
+        command += f" --autoattack {self.arguments.autoattack}" if row["measured"] == "autoattack" else ""
         row |= {"threads": torch.get_num_threads(), "command": command}
         self.rows_file.parent.mkdir(parents=True, exist_ok=True)
         with self.rows_file.open("a", encoding="utf-8") as file:
@@ -210,14 +217,17 @@ class Study:
         }
         phase |= {key: changed[key] for key in ("sampler", "crafting", "gradients") if key in changed}
         place = self.work / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
+        attacked = not self.arguments.autoattack or not self.missing("autoattack", arm, seed)
+        if attacked and not self.missing("students", arm, seed):
+            return
+        seconds, energy = self.trained({**config, "phases": [phase]}, place)
         if self.missing("students", arm, seed):
-            seconds, energy = self.trained({**config, "phases": [phase]}, place)
             extractor = Extractor(Run(place), quiet=True)
             students = self.measured(extractor, places(extractor.supernet.space, seed))
             self.remember(
                 measured="students", arm=arm, seed=seed, place=None, seconds=seconds, kwh=energy, students=students
             )
-        if self.arguments.autoattack and self.missing("autoattack", arm, seed):
+        if not attacked:
             extractor = Extractor(Run(place), quiet=True)
             students = self.measured(extractor, places(extractor.supernet.space, seed), autoattack=True)
             self.remember(measured="autoattack", arm=arm, seed=seed, place=None, students=students)
@@ -231,15 +241,18 @@ class Study:
         for place, architecture in places(extractor.supernet.space, seed).items():
             path = self.work / f"{ALONE}-{place}-{seed}"
             phase = {"name": "student", "epochs": self.epochs, "learning_rate": 0.1, "objective": {"name": "rslad"}}
+            attacked = not self.arguments.autoattack or not self.missing("autoattack", ALONE, seed, place)
+            if attacked and not self.missing("students", ALONE, seed, place):
+                continue
+            config = {
+                **self.config(seed),
+                "mode": "student",
+                "student": {"architecture": dict(architecture)},
+                "teacher": {"source": str(directory)},
+                "phases": [phase],
+            }
+            seconds, energy = self.trained(config, path)
             if self.missing("students", ALONE, seed, place):
-                config = {
-                    **self.config(seed),
-                    "mode": "student",
-                    "student": {"architecture": dict(architecture)},
-                    "teacher": {"source": str(directory)},
-                    "phases": [phase],
-                }
-                seconds, energy = self.trained(config, path)
                 students = self.measured(Extractor(Run(path), quiet=True), {place: architecture})
                 self.remember(
                     measured="students",
@@ -250,7 +263,7 @@ class Study:
                     kwh=energy,
                     students=students,
                 )
-            if self.arguments.autoattack and self.missing("autoattack", ALONE, seed, place):
+            if not attacked:
                 students = self.measured(Extractor(Run(path), quiet=True), {place: architecture}, autoattack=True)
                 self.remember(measured="autoattack", arm=ALONE, seed=seed, place=place, students=students)
 

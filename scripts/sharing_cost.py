@@ -1,0 +1,121 @@
+"""What a training step costs with each way of sampling students and sharing attack work; prints a Markdown table.
+
+A step is the trainer's own, in the setting of scripts/sampler_study.py, which measures what the same arms give. Each
+repetition runs one step of every arm, one after another, so that all see the machine in the same state; a ratio is the
+median over repetitions of a step's seconds by those of `sandwich` in the same repetition.
+
+python scripts/sharing_cost.py > docs/results/sharing_cost.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+from sampler_study import ARMS, BASE, SANDWICH, Study
+
+from proard.config import Config
+from proard.data import load_data
+from proard.run import Run, environment
+from proard.training import Trainer
+
+TIMED = [
+    BASE,
+    "uniform",
+    "robustness",
+    "robustness, of 8",
+    "robustness, of 8 on 16",
+    *(name for name in ARMS if name.startswith(("own", "shared", "refined"))),
+    "robustness, refined 2, smallest",
+    "robustness, refined 1, smallest",
+    "projected gradients",
+    "classifier per bin",
+    "batch norm per width",
+    "weights averaged",
+    "averaged teacher",
+    "joint teacher",
+]
+
+
+class TimedArm:
+    """A trainer that stands at the beginning of an arm of the study."""
+
+    def __init__(self, arm: str, study: Study, place: Path) -> None:
+        changed = ARMS[arm]
+        config = study.config(0)
+        config["supernet"] |= changed.get("supernet", {})
+        config |= {key: changed[key] for key in ("ema_decay", "teacher") if key in changed}
+        phase = {"name": "students", "epochs": 1, "learning_rate": 0.01, "elastic": ["all"], "sampler": SANDWICH}
+        phase |= {key: changed[key] for key in ("sampler", "crafting", "gradients") if key in changed}
+        teacher = {"name": "teacher", "epochs": 1, "learning_rate": 0.01, "objective": {"name": "trades"}}
+        parsed = Config.model_validate({**config, "phases": [teacher, phase]})
+        data = load_data(parsed.data)
+        self.trainer = Trainer(parsed, data, Run(place), quiet=True)
+        self.trainer.position.phase = 1
+        self.trainer._begin_phase()  # its weights are random, which is all the same for the time of a step
+        images = self.trainer.train_images
+        order = torch.arange(parsed.batch_size)
+        (self.batch,) = images.batches([order], self.trainer.device)
+        self.clock = time.perf_counter if self.trainer.device.type == "cuda" else time.process_time
+
+    def seconds(self) -> float:
+        """One step."""
+        self._wait()
+        started = self.clock()
+        self.trainer._step(*self.batch, 0.5)
+        self._wait()
+        return self.clock() - started
+
+    def _wait(self) -> None:
+        if self.trainer.device.type == "cuda":
+            torch.cuda.synchronize(self.trainer.device)
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="fashion_mnist")
+    parser.add_argument("--root", type=Path, help="where the images are")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=TIMED)
+    parser.add_argument("--repetitions", type=int, default=15)
+    arguments = parser.parse_args()
+    study = Study(argparse.Namespace(data=arguments.data, root=arguments.root, out="unused", work="unused"))
+    with tempfile.TemporaryDirectory() as directory:
+        arms = {name: TimedArm(name, study, Path(directory) / str(n)) for n, name in enumerate([BASE, *arguments.arms])}
+        for arm in arms.values():
+            arm.seconds(), arm.seconds()  # the first steps are slower
+        seconds: dict[str, list[float]] = {name: [] for name in arms}
+        for repetition in range(arguments.repetitions):
+            # Forwards and backwards in turn: no arm is always the one after a long step.
+            for name in list(arms)[:: 1 if repetition % 2 else -1]:
+                seconds[name].append(arms[name].seconds())
+    about = environment()
+    some = next(iter(arms.values())).trainer
+    where = about["cuda_device"] if some.device.type == "cuda" else about["processor"]
+    print(f"Command: `python {' '.join(sys.argv)}`  ")
+    print(
+        f"Commit {about['git_commit']}, {where}, {about['threads']} threads, torch {about['torch']}, {some.precision}."
+    )
+    print(
+        f"\n{arguments.data}, batches of {some.config.batch_size}, attack of {some.config.attack.steps} steps, 4 students "
+        f"per step; medians of {arguments.repetitions} repetitions, and quartiles of the ratio.\n"
+    )
+    print(f"| arm | ms per step | images/s | relative to {BASE} | quartiles |\n|---|---|---|---|---|")
+    for name, values in seconds.items():
+        ratios = [one / base for one, base in zip(values, seconds[BASE], strict=True)]
+        low, _, high = quantiles(ratios, n=4)
+        time_ = median(values)
+        print(
+            f"| {name} | {1000 * time_:.0f} | {some.config.batch_size / time_:.0f} | {median(ratios):.2f} | "
+            f"{low:.2f} to {high:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
