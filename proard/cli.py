@@ -9,15 +9,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from proard import __version__
 from proard.errors import Stopped, UserError
-
-if TYPE_CHECKING:
-    from proard.evaluation import Accuracy, Evaluation
 
 app = typer.Typer(
     name="proard",
@@ -193,9 +190,9 @@ def extract(
     )
 
     from proard import alone
-    from proard.evaluation import Accuracy
     from proard.extraction import extract
     from proard.hub import push_all, repository_name
+    from proard.printing import print_students
 
     if finetune is not None:
         alone.require_epochs(finetune)
@@ -219,18 +216,7 @@ def extract(
     if as_json:
         print(json.dumps([{"path": str(student.path), **student.card} for student in students], indent=1))
         return
-    rows = []
-    for student in students:
-        evaluation = student.card["evaluation"]
-        accuracies = {"clean": evaluation["clean"], **{r["attack"]["name"]: r for r in evaluation["robust"]}}
-        measured = {name: Accuracy(value["correct"], value["images"]) for name, value in accuracies.items()}
-        rows.append(_row(student.card, student.path, measured))
-    _print_table(rows)
-    for line in dict.fromkeys(map(_chosen, (student.card["selection"] for student in students))):
-        print(f"chosen:  {line}")
-    for student in students:
-        if measured_latency := student.card.get("latency"):
-            print(f"latency: {student.path.name}: {_latency(measured_latency)}")
+    print_students(students)
     for address in addresses:
         print(f"pushed:  {address}")
     print(f"next:    proard evaluate {students[-1].path} --attack pgd50x5")
@@ -255,28 +241,13 @@ def baseline(
     budgets = parse_budgets({"flops": flops, "params": params, "memory": memory, "size": size})
 
     from proard.alone import baseline
+    from proard.printing import print_baseline
 
     result = baseline(budgets, run=run, scale_epochs=scale_epochs, quiet=quiet)
     if as_json:
         print(json.dumps(result.as_dict(), indent=1))
         return
-    heads = f"{'budget':<16}{'multiply-adds':>14}{'extracted %':>15}{'alone %':>15}{'difference':>12}{'alone s':>8}"
-    print(heads)
-    for row in result.as_dict()["comparisons"]:
-        pairs = [
-            f"{100 * row[f'clean_accuracy_{name}']:.1f} / {100 * row[f'robust_accuracy_{name}']:.1f}"
-            for name in ("extracted", "alone")
-        ]
-        difference = f"{100 * row['robust_accuracy_difference']:+.1f}"
-        print(
-            f"{row['budget']:<16}{row['multiply_adds']:>14,}{pairs[0]:>15}{pairs[1]:>15}{difference:>12}"
-            f"{row['seconds_alone']:>8.0f}"
-        )
-    print("accuracies are clean / robust, on test images; the difference is of robust accuracy, in points")
-    print(
-        f"one training for all took {result.seconds:.0f} s: it is cheaper than training each student alone "
-        f"from {result.break_even:.1f} budgets on"
-    )
+    print_baseline(result)
 
 
 @app.command()
@@ -292,8 +263,9 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Measure the latency of a run's blocks on this device, and how well it predicts that of whole students."""
-    from proard.budgets import short, short_time
+    from proard.budgets import short_time
     from proard.latency import profile
+    from proard.printing import print_profile
 
     done = profile(run, batch_size, dtype, runtime, threads, out, device=device, quiet=quiet)
     table = done.table
@@ -301,32 +273,10 @@ def profile(
         summary = table.model_dump(mode="json", exclude={"blocks"})
         print(json.dumps({"path": str(done.path), "distinct_blocks": done.distinct, **summary}, indent=1))
         return
-    plural = "" if table.threads == 1 else "s"
-    print(f"device:  {table.device}")
-    print(f"         {runtime}, {dtype}, {table.threads} thread{plural}, batch size {batch_size}")
-    rest = "; the others are interpolated" if table.interpolate else ""
-    print(f"blocks:  {len(table.blocks)} of {done.distinct} distinct ones measured{rest}")
-    held_out = [student for student in table.students if student.held_out]
-    if held_out:
-        print("\nstudents that the fit has not seen; 1 multiply-add = 1 FLOP")
-        _print_rows(
-            [
-                {
-                    "multiply-adds": short(student.multiply_adds),
-                    "predicted": short_time(student.predicted),
-                    "measured": short_time(student.measured),
-                    "p95": short_time(student.p95),
-                    "error %": f"{100 * (student.predicted / student.measured - 1):+.1f}",
-                }
-                for student in held_out
-            ]
-        )
-    if table.error is not None:
-        ranks = "" if table.rank_correlation is None else f", rank correlation {table.rank_correlation:.2f} (Spearman)"
-        print(f"median error {100 * table.error:.1f} %{ranks}")
+    print_profile(done)
+    option = "" if out is None else f" --latency-table {done.path}"
     middle = table.students[len(table.students) // 2].predicted
     print(f"\ntable:   {done.path}")
-    option = "" if out is None else f" --latency-table {done.path}"
     print(f"next:    proard extract --run {done.run} --latency {short_time(middle, up=True)}{option}")
 
 
@@ -364,6 +314,7 @@ def evaluate(
     Several attacks are a cascade: each one sees only what is still classified correctly.
     """
     from proard.evaluation import evaluate
+    from proard.printing import print_evaluations
     from proard.registry import import_modules
 
     import_modules(import_, "--import")
@@ -373,17 +324,7 @@ def evaluate(
     if as_json:
         print(json.dumps([result.as_dict() for result in results], indent=1))
         return
-    _print_table([_row(r.card, r.path, {"clean": r.measurement.clean, **r.measurement.robust}) for r in results])
-    if any(len(result.measurement.robust) > 1 for result in results):
-        print("\nwhat each attack broke of what the ones before it left")
-        _print_rows([row for result in results for row in _cascade(result)])
-    for result in results if check else []:
-        for finding in result.findings or ():
-            print(f"warning: {result.path.name}: {finding}")
-        if not result.findings:
-            print(f"{result.path.name}: no sign of gradient masking, which is no proof of robustness")
-    for result in results if diagnose else []:
-        print(f"\n{result.path.name}: {result.diagnostics}")
+    print_evaluations(results)
 
 
 @app.command()
@@ -399,71 +340,6 @@ def configs(name: Annotated[str | None, typer.Argument(help="Print this one.")] 
             line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines()[1:] if line.startswith("# ")
         ]
         print(f"{file:<20} {lines[0] if lines else ''}")
-
-
-def _row(card: dict[str, Any], path: Path, accuracies: dict[str, Accuracy]) -> dict[str, str]:
-    """One line of a table: what the student costs, and its accuracies in per cent with the 95 % interval."""
-    from proard.budgets import short
-
-    row = {
-        "student": path.name,
-        "multiply-adds": short(card["multiply_adds"]),
-        "parameters": short(card["parameters"]),
-    }
-    for name, accuracy in accuracies.items():
-        low, high = accuracy.interval
-        row[f"{name} %"] = f"{100 * accuracy.value:.1f} ({100 * low:.1f}-{100 * high:.1f})"
-    row["images"] = str(accuracies["clean"].total)
-    return row
-
-
-def _chosen(selection: dict[str, Any]) -> str:
-    """How a student was chosen, in a line; from what `extract` writes into its card."""
-    measured = f"{selection.get('measured_now')} students measured now"
-    return {
-        "front": "from the measured front of 'proard search'",
-        "measuring": f"the best of {measured}; 'proard search' finds better ones once, for all budgets",
-        "front and measuring": f"the front of 'proard search' is far from the limit; with {measured}",
-        "only one": "the run has one network",
-    }[selection["method"]]
-
-
-def _latency(card: dict[str, Any]) -> str:
-    """Predicted for the table's device, and measured on this one."""
-    from proard.budgets import short_time
-
-    predicted, measured = card["predicted"], card["measured"]
-    times = f"predicted {short_time(predicted['seconds'])}, measured {short_time(measured['median'])}"
-    where = "" if card["same_device"] else f" here; predicted for another device, {predicted['device']}"
-    return f"{times} (p95 {short_time(measured['p95'])}){where}"
-
-
-def _print_table(rows: Sequence[dict[str, str]]) -> None:
-    """Aligned columns; the header says what FLOPs are."""
-    print("test accuracy with 95 % interval; 1 multiply-add = 1 FLOP")
-    _print_rows(rows)
-
-
-def _cascade(result: Evaluation) -> list[dict[str, str]]:
-    """A row for every attack: how many images it saw, and how many it broke."""
-    return [
-        {
-            "student": result.path.name,
-            "attack": name,
-            "attacked": str(accuracy.attacked),
-            "broken": str(accuracy.broken),
-            "left": str(accuracy.correct),
-            "left %": str(accuracy),
-        }
-        for name, accuracy in result.measurement.robust.items()
-    ]
-
-
-def _print_rows(rows: Sequence[dict[str, str]]) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    widths = {name: max(len(name), *(len(row.get(name, "")) for row in rows)) for name in names}
-    for row in [{name: name for name in names}, *rows]:
-        print("  ".join(row.get(name, "").ljust(widths[name]) for name in names).rstrip())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

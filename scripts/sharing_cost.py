@@ -15,7 +15,6 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
 
 import torch
 from sampler_study import ARMS, BASE, SANDWICH, Study
@@ -103,8 +102,8 @@ def main() -> None:
         f"Commit {about['git_commit']}, {where}, {about['threads']} threads, torch {about['torch']}, {some.precision}."
     )
     print(
-        f"\n{arguments.data}, batches of {some.config.batch_size}, attack of {some.config.attack.steps} steps, 4 students "
-        f"per step; medians of {arguments.repetitions} repetitions, and quartiles of the ratio.\n"
+        f"\n{arguments.data}, batches of {some.config.batch_size}, attack of {some.config.attack.steps} steps, 4 "
+        f"students per step; medians of {arguments.repetitions} repetitions, and quartiles of the ratio.\n"
     )
     print(f"| arm | ms per step | images/s | relative to {BASE} | quartiles |\n|---|---|---|---|---|")
     for name, values in seconds.items():
