@@ -6,6 +6,7 @@ Nothing here imports torch before a command runs, so that ``proard --help`` answ
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,8 @@ def train(
     from proard.training import train
 
     path = train(config, run=run, overrides=set_, scale_epochs=scale_epochs, resume=resume, quiet=quiet)
+    if os.environ.get("RANK", "0") != "0":  # another process of this training says it
+        return
     budget = " --flops 100M" if Run(path).config().mode == "supernet" else ""
     print(f"trained: {path}")
     try:
@@ -313,14 +316,25 @@ def evaluate(
 
     Several attacks are a cascade: each one sees only what is still classified correctly.
     """
+    from proard.distributed import process_group, rank
     from proard.evaluation import evaluate
     from proard.printing import print_evaluations
     from proard.registry import import_modules
 
     import_modules(import_, "--import")
-    results = evaluate(
-        path, attack, limit=limit, data_root=data_root, device=device, check=check, diagnose=diagnose, teacher=teacher
-    )
+    with process_group():
+        results = evaluate(
+            path,
+            attack,
+            limit=limit,
+            data_root=data_root,
+            device=device,
+            check=check,
+            diagnose=diagnose,
+            teacher=teacher,
+        )
+        if rank() > 0:
+            return
     if as_json:
         print(json.dumps([result.as_dict() for result in results], indent=1))
         return
@@ -356,8 +370,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _fail(f"{error.format_message()} (see 'proard --help')", 2)
     except (KeyboardInterrupt, typer.Abort):
         code = _fail("interrupted", 130)
-    except Stopped as error:
-        code = _fail(str(error), error.exit_code)
+    except Stopped as error:  # which all processes of a job do together: one of them says it
+        code = _fail(str(error), error.exit_code) if os.environ.get("RANK", "0") == "0" else error.exit_code
     except OSError as error:
         code = _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
     sys.exit(code or 0)

@@ -19,6 +19,7 @@ from proard.device import resolve_device
 from proard.diagnostics import Diagnostics
 from proard.diagnostics import diagnose as diagnose_transfer
 from proard.diagnostics.teacher import named_teacher
+from proard.distributed import rank
 from proard.errors import UserError
 from proard.export import CARD, load_student
 from proard.files import write_json
@@ -89,7 +90,7 @@ def evaluate(
     diagnose: bool = False,
     teacher: str | None = None,
 ) -> list[Evaluation]:
-    """Measure students on the test split of the data they were made for.
+    """Measure students on the test split of the data they were made for; under torchrun each process takes its share.
 
     Args:
         path: a student directory, or a run directory for all students in it.
@@ -136,7 +137,7 @@ def evaluate(
         size = recorded_limit if limit is None else limit
         batches = evaluation_batches(data.test.subset(size, seed), data.input_shape, where)
         by_name = {attack.name: attack for attack in chosen}
-        result = measure(student, batches, by_name, seed=seed)
+        result = measure(student, batches, by_name, seed=seed, spread=True)
         findings = None
         if check:
             few = data.test.subset(min(size or CHECKED_IMAGES, CHECKED_IMAGES), seed)
@@ -150,7 +151,8 @@ def evaluate(
             diagnostics = diagnose_transfer(student, tutor, batches, threat, seed=seed)
             source = None if tutor is None else {"source": tutor.source, "sha256": tutor.sha256}
             evaluation = replace(evaluation, diagnostics=diagnostics, teacher=source)
-            write_json(folder / DIAGNOSTICS, evaluation.diagnostics_as_dict())
+            if rank() == 0:
+                write_json(folder / DIAGNOSTICS, evaluation.diagnostics_as_dict())
         results.append(evaluation)
     return results
 

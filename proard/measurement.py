@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from proard.attacks import Attack, check_result
+from proard.distributed import gathered, rank, share
 from proard.supernet import require_calibrated
 
 Z_95 = 1.959964
@@ -88,6 +89,7 @@ def measure(
     attacks: Mapping[str, Attack],
     *,
     seed: int = 0,
+    spread: bool = False,
 ) -> Measurement:
     """Evaluate a calibrated network in float32 and evaluation mode; its modes are put back.
 
@@ -99,6 +101,7 @@ def measure(
         batches: pairs of images and labels, on the network's device.
         attacks: by the name to report.
         seed: of the attacks' random draws.
+        spread: every process of a job measures its share of each batch, and all get the result for all images.
 
     Raises:
         UserError: the network has batch norm that was never calibrated.
@@ -106,22 +109,32 @@ def measure(
     """
     require_calibrated(network)
     total, clean = 0, 0
+    rank_seed = 1_000_003 * rank() if spread else 0
     attacked, correct = dict.fromkeys(attacks, 0), dict.fromkeys(attacks, 0)
     generators: dict[str, torch.Generator] = {}
     with evaluation_mode(network):
         for images, labels in batches:
+            if spread:
+                images, labels = images[share(len(labels))], labels[share(len(labels))]
             total += len(labels)
+            if len(labels) == 0:
+                continue
             images, labels = _correct(network, images, images, labels)
             clean += len(labels)
             for name, attack in attacks.items():
                 if len(labels) == 0:
                     break
                 attacked[name] += len(labels)
-                generator = generators.setdefault(name, torch.Generator(images.device).manual_seed(seed))
+                generator = generators.setdefault(name, torch.Generator(images.device).manual_seed(seed + rank_seed))
                 adversarial = attack(network, images, labels, generator=generator)
                 check_result(attack, adversarial, images)
                 images, labels = _correct(network, adversarial, images, labels)
                 correct[name] += len(labels)
+    if spread:
+        counts = [total, clean, *attacked.values(), *correct.values()]
+        total, clean, *counts = [sum(column) for column in zip(*gathered(counts), strict=True)]
+        attacked = dict(zip(attacks, counts[: len(attacks)], strict=True))
+        correct = dict(zip(attacks, counts[len(attacks) :], strict=True))
     robust = {name: RobustAccuracy(correct[name], total, attacked[name]) for name in attacks}
     return Measurement(Accuracy(clean, total), robust)
 

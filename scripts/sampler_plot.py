@@ -1,6 +1,8 @@
-"""One picture of the sampler study, from its rows.
+"""One picture of the sampler study, from its rows; and a table of the arms that share attack work, on standard output.
 
-python scripts/sampler_plot.py docs/results/samplers_fashion_mnist.jsonl --out docs/results/samplers.png
+Arms are compared with the base arm of the same seed and the same file: one file holds the rows of one kind of machine.
+
+python scripts/sampler_plot.py docs/results/samplers_fashion_mnist*.jsonl --out docs/results/samplers.png
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sampler_study import ALONE, BASE, CRAFTING, PLACES, by_arm, robust
+from sampler_study import ALONE, BASE, CRAFTING, PLACES, by_arm, interval, robust
 
 SHOWN = {
     ALONE: ("black", ":", "each student trained alone"),
@@ -59,19 +61,32 @@ def draw_samplers(axes: Axes, arms: Arms) -> None:
     axes.grid(alpha=0.3)
 
 
-def draw_crafting(axes: Axes, arms: Arms) -> None:
+def paired(files: list[Arms], arm: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Of all files and seeds that have both: what the arm gave, and what the base gave."""
+    return [(arms[arm][s], arms[BASE][s]) for arms in files for s in arms.get(arm, {}) if s in arms.get(BASE, {})]
+
+
+def draw_crafting(axes: Axes, files: list[Arms]) -> None:
     """Robust accuracy of the smallest student and on average, over training time relative to own attacks."""
-    base = arms[BASE]
-    for arm in [name for name in CRAFTING if arms.get(name)]:
-        seeds = sorted(set(arms[arm]) & set(base))
-        if not seeds:
+    for arm in CRAFTING:
+        pairs = paired(files, arm)
+        if not pairs:
             continue
-        time = mean(arms[arm][seed]["seconds"] / base[seed]["seconds"] for seed in seeds)
+        time = mean(one["seconds"] / base["seconds"] for one, base in pairs)
         for place, marker, colour in (("mean", "o", "tab:purple"), ("smallest", "v", "tab:green")):
-            difference = mean(robust(arms[arm][seed], place) - robust(base[seed], place) for seed in seeds)
-            axes.plot(100 * time, difference, marker, color=colour)
+            differences = [robust(one, place) - robust(base, place) for one, base in pairs]
+            axes.errorbar(
+                100 * time,
+                mean(differences),
+                deviation(differences),
+                marker=marker,
+                color=colour,
+                linestyle="",
+                capsize=2,
+            )
             if place == "mean":
-                axes.annotate(arm, (100 * time, difference), xytext=(4, 4), textcoords="offset points", fontsize=7)
+                label = arm if len(pairs) == 1 else f"{arm} ({len(pairs)} seeds)"
+                axes.annotate(label, (100 * time, mean(differences)), (4, 4), textcoords="offset points", fontsize=7)
     axes.plot([], [], "o", color="tab:purple", label="mean of five students")
     axes.plot([], [], "v", color="tab:green", label="smallest student")
     axes.axhline(0, color="0.5", linewidth=0.8)
@@ -86,19 +101,37 @@ def draw_crafting(axes: Axes, arms: Arms) -> None:
     axes.grid(alpha=0.3)
 
 
+def table(files: list[Arms]) -> list[str]:
+    """Paired differences of every sharing arm from the base arm, all files and seeds together."""
+    heads = ["arm", "seeds", *PLACES, "mean", "processor time"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for arm in CRAFTING:
+        if pairs := paired(files, arm):
+            cells = [
+                interval([robust(one, place) - robust(base, place) for one, base in pairs])
+                for place in (*PLACES, "mean")
+            ]
+            time = mean(one["seconds"] / base["seconds"] for one, base in pairs)
+            lines.append("| " + " | ".join([arm, str(len(pairs)), *cells, f"{100 * time:.0f} %"]) + " |")
+    return lines
+
+
 def main() -> None:
     """Read the rows, draw, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", type=Path)
+    parser.add_argument("rows", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    lines = arguments.rows.read_text(encoding="utf-8").splitlines()
-    arms = by_arm([json.loads(line) for line in lines], "students")
+    files = [
+        by_arm([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()], "students")
+        for path in arguments.rows
+    ]
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    draw_samplers(left, arms)
-    draw_crafting(right, arms)
+    draw_samplers(left, files[0])
+    draw_crafting(right, files)
     figure.savefig(arguments.out, dpi=130)
+    print("\n".join(table(files)))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import time
 
@@ -39,7 +38,7 @@ class TrainedRun:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.config: Config = run.config()
-        self.device = _device(self.config.device)
+        self.device = resolve_device(self.config.device)
         if self.config.threads is not None:
             torch.set_num_threads(self.config.threads)
         state = load_checkpoint(run.checkpoint)
@@ -56,14 +55,6 @@ class TrainedRun:
         self.supernet.load_state_dict(state["best"]["weights"] if state["best"] else state["supernet"])
         self.supernet.to(self.device)
         self.calibration = calibration_batches(self.config, self.data, self.device)
-
-
-def _device(name: str) -> torch.device:
-    """Under torchrun every process takes the GPU of its own."""
-    device = resolve_device(name)
-    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    return device
 
 
 class Labeller:

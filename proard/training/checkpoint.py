@@ -11,7 +11,7 @@ from proard.config import Config, parse_config
 from proard.errors import UserError
 from proard.files import check_file, checked_save
 
-FORMAT = 1
+FORMAT = 2
 # Keys that may change between a run and its continuation: they say how it is computed, not what.
 FREE_KEYS = ("checkpoint_minutes", "device", "energy", "evaluation", "search", "threads")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from proard.config import Config, load_config, parse_config
 from proard.data import load_data
+from proard.distributed import first_one_first, from_first, process_group, rank
 from proard.energy import EnergyMeter
 from proard.errors import UserError
 from proard.files import RunLock
@@ -47,6 +49,37 @@ def train(
         UserError: wrong input; nothing was written.
         Interrupted: Ctrl-C or SIGTERM; the run was saved.
     """
+    with process_group(), ExitStack() as stack:
+        prepared = _prepared(config, run, overrides, scale_epochs, resume) if rank() == 0 else None
+        path, settings = from_first(prepared)  # type: ignore[misc]  # which is not None on the first rank
+        directory = Run(path)
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        with first_one_first():
+            state = load_checkpoint(directory.checkpoint) if resume and directory.checkpoint.exists() else None
+            trainer = Trainer(settings, load_data(settings.data), directory, quiet, fresh=state is None)
+        if rank() == 0:
+            if not resume:
+                directory.create(settings)
+            stack.enter_context(RunLock(directory.path))
+            meter = stack.enter_context(EnergyMeter(settings.energy, directory.energy, "train"))
+            trainer.after_save = meter.save
+        if state is not None:
+            trainer.load(state)
+        elif rank() == 0:
+            directory.metrics.unlink(missing_ok=True)  # of a run killed before its first checkpoint
+        trainer.fit()
+    return directory.path
+
+
+def _prepared(
+    config: str | Path | dict[str, Any] | Config | None,
+    run: str | Path | None,
+    overrides: Sequence[str],
+    scale_epochs: float | None,
+    resume: bool,
+) -> tuple[Path, Config]:
+    """The run directory and the resolved configuration, with what can be refused before the images are read."""
     if resume and config is None:
         directory = Run.find(run)
         settings = directory.config() if not overrides else load_config(directory.config_file, overrides)
@@ -59,25 +92,11 @@ def train(
     if scale_epochs is not None:
         settings = settings.scaled(scale_epochs)
     settings = resolve(settings)
-    state = None
     if resume and directory.checkpoint.exists():
-        state = load_checkpoint(directory.checkpoint)
-        check_unchanged(state, settings, directory.checkpoint)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+        check_unchanged(load_checkpoint(directory.checkpoint), settings, directory.checkpoint)
     if not resume and directory.config_file.exists():
-        directory.create(settings)  # refuses, before the images are read
-    trainer = Trainer(settings, load_data(settings.data), directory, quiet, fresh=state is None)
-    if not resume:
-        directory.create(settings)
-    with RunLock(directory.path), EnergyMeter(settings.energy, directory.energy, "train") as meter:
-        trainer.after_save = meter.save
-        if state is not None:
-            trainer.load(state)
-        else:
-            directory.metrics.unlink(missing_ok=True)  # of a run killed before its first checkpoint
-        trainer.fit()
-    return directory.path
+        directory.create(settings)  # refuses
+    return directory.path, settings
 
 
 def _settings(config: str | Path | dict[str, Any] | Config, overrides: Sequence[str]) -> Config:

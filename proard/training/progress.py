@@ -15,15 +15,17 @@ class Progress:
         total: steps of the whole run.
         done: steps already taken, on a resumed run.
         quiet: plain lines even on a terminal.
+        shown: whether anything is.
     """
 
-    def __init__(self, total: int, done: int = 0, quiet: bool = False) -> None:
+    def __init__(self, total: int, done: int = 0, quiet: bool = False, shown: bool = True) -> None:
+        self._shown = shown
         self._bar = tqdm(
             total=total,
             initial=done,
             unit="step",
             dynamic_ncols=True,
-            disable=quiet or not sys.stderr.isatty(),
+            disable=quiet or not shown or not sys.stderr.isatty(),
             smoothing=0.05,
         )
 
@@ -40,6 +42,8 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Print a line that stays."""
+        if not self._shown:
+            return
         if self._bar.disable:
             print(text, flush=True)
         else:

@@ -47,7 +47,7 @@ def signals(outcome: Outcome, teacher: BatchTeacher | None, images: torch.Tensor
 
 
 class StudentRecord:
-    """Sums over an epoch, on the device until they are read.
+    """Sums over an epoch, on the device until they are read; then on all ranks together.
 
     Args:
         space: of the phase.
@@ -74,7 +74,7 @@ class StudentRecord:
 
     def means(self) -> dict[str, float | None]:
         """Over all students so far: the loss, clean and robust training accuracy in [0, 1]; None: not measured."""
-        totals = _means(self.sums[:-1].sum(0).tolist())
+        totals = _means(mean_over_ranks(self.sums)[:-1].sum(0).tolist())
         return {name: totals[name] for name in ("loss", "clean", "robust")}
 
     def rows(self) -> list[dict[str, Any]]:
@@ -83,7 +83,7 @@ class StudentRecord:
         ``robust_gap`` is the divergence from the teacher on adversarial images (see `Signals`) beyond the largest
         student's, or None where either was not trained; accuracies are in [0, 1], None where not measured.
         """
-        *bins, largest = self.sums.tolist()
+        *bins, largest = mean_over_ranks(self.sums).tolist()
         reference = _means(largest)["divergence"]
         rows = []
         for sums, low, high in zip(bins, self.bins.edges, self.bins.edges[1:], strict=False):

@@ -1,7 +1,8 @@
 """The training loop: phases, epochs, and in every step several students whose gradients are summed.
 
 Read `Trainer.fit`, then `Trainer._step`. Students train and are attacked on batch statistics; running statistics exist
-only in calibrated copies. Nothing in a step waits for the device: numbers are read at intervals.
+only in calibrated copies. Nothing in a step waits for the device: numbers are read at intervals. Under torchrun every
+process takes its share of each batch; all draw the same students, and their gradients are summed once per step.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import math
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -22,8 +22,8 @@ from proard import build
 from proard.config import Config, PhaseConfig
 from proard.data import DataSplits, augment, epoch_batches
 from proard.device import autocast, resolve_device, resolve_precision
-from proard.distributed import mean_over_ranks
-from proard.errors import Stopped
+from proard.distributed import gathered, highest, mean_over_ranks, rank, share, sum_over_ranks, world_size
+from proard.errors import Stopped, UserError
 from proard.files import append_line
 from proard.fixed_network import load_initial_weights, resolve
 from proard.objectives import Batch, Objective
@@ -39,6 +39,7 @@ from proard.training.optimizer import new_optimizer
 from proard.training.progress import Progress
 from proard.training.record import StudentRecord, divergence, signals
 from proard.training.schedule import learning_rate
+from proard.training.state import Position, capture, restore
 from proard.training.validation import Validator
 
 LOOK_EVERY = 20  # steps between two looks at the numbers, each of which waits for the device
@@ -47,17 +48,6 @@ SPIKE = 10.0  # a window's mean loss this many times the best one so far counts 
 
 class TrainingDiverged(Stopped):
     """The loss became infinite, NaN, or far larger than it was; the last checkpoint is from before."""
-
-
-@dataclass
-class Position:
-    """Where a training stands: the next batch to take. All counts from 0."""
-
-    phase: int = 0
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    seconds: float = 0.0
 
 
 class Trainer:
@@ -83,6 +73,11 @@ class Trainer:
         self.train_images = data.train.to(self.device)
         self.supernet = build.supernet_for(config, data).to(self.device).to(memory_format=torch.channels_last)
         build.check_phases(config, self.supernet.space)
+        self.batch_size = min(config.batch_size, len(data.train))  # of all ranks together
+        if self.batch_size < world_size():
+            raise UserError(
+                f"batch_size: {self.batch_size} images for {world_size()} processes; raise it, or take fewer"
+            )
         if fresh:
             load_initial_weights(config, self.supernet, data)
             load_run_weights(config, self.supernet, data)
@@ -98,9 +93,8 @@ class Trainer:
                 device=self.device,
             ).to(memory_format=torch.channels_last)
         self.validate = Validator(config, data, self.device)
-        # Dropout draws from PyTorch's global generator: seeded here, and stored in checkpoints like the others.
-        torch.manual_seed(config.seed)
-        self.generator = torch.Generator(self.device).manual_seed(config.seed)  # augmentation and attacks
+        self.generator = torch.Generator(self.device)
+        self.seed_generators(0)
         self.teacher: nn.Module | None = self.external
         self.position = Position()
         self.best: dict[str, Any] | None = None
@@ -113,7 +107,9 @@ class Trainer:
     def fit(self) -> None:
         """Train to the end of the last phase; on Ctrl-C or SIGTERM save and raise `Interrupted`."""
         per_epoch = len(self._batches())
-        progress = Progress(per_epoch * sum(p.epochs for p in self.config.phases), self.position.step, self.quiet)
+        progress = Progress(
+            per_epoch * sum(p.epochs for p in self.config.phases), self.position.step, self.quiet, rank() == 0
+        )
         try:
             with SignalWatch() as self.signals:
                 while self.position.phase < len(self.config.phases):
@@ -136,7 +132,8 @@ class Trainer:
         steps = self.phase.epochs * len(batches)
         warmup = self.phase.warmup_epochs * len(batches)
         started = saved = time.monotonic()
-        for images, labels in self.train_images.batches(remaining, self.device):
+        shares = [batch[share(len(batch))] for batch in remaining]
+        for images, labels in self.train_images.batches(shares, self.device):
             done = self.position.epoch * len(batches) + self.position.batch
             rate = learning_rate(done, steps, self.phase.learning_rate, warmup)
             for group in self.optimizer.param_groups:
@@ -147,13 +144,15 @@ class Trainer:
             progress.step()
             if self.position.batch % LOOK_EVERY == 0 or self.position.batch == len(batches):
                 self._look(progress, rate)
-            if self.signals.received is not None or time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
+            late = time.monotonic() - saved > 60 * self.config.checkpoint_minutes
+            received, to_save = highest(self.signals.received or 0, int(late))
+            if received or to_save:
                 self.position.seconds += time.monotonic() - started
                 started = saved = time.monotonic()
                 self.save()
-                if self.signals.received is not None:
+                if received:
                     message = f"stopped in step {self.position.step}; saved in {self.run.path}, continue with --resume"
-                    raise Interrupted(self.signals.received, message)
+                    raise Interrupted(received, message)
         self.position.seconds += time.monotonic() - started
         self._log_epoch(progress, time.monotonic() - started, len(remaining))
 
@@ -176,12 +175,14 @@ class Trainer:
             if objective is self.joint:
                 teacher = BatchTeacher(student, images, outcome.clean_logits)
             if self.projection is not None and architecture == largest:
+                self._sum_gradients(len(images))
                 self.projection.largest_done()
             if crafted is None or self.crafting.source == "previous":
                 crafted = outcome.adversarial_images
             found = signals(outcome, teacher, images, labels)
             self.sampler.update(architecture, found)
             self.record.count(architecture, outcome.loss.detach(), found)
+        self._sum_gradients(len(images))
         if self.projection is not None:
             self.projection.join()
         if self.config.optimizer.gradient_clip is not None:
@@ -191,6 +192,11 @@ class Trainer:
             decay = self.config.ema_decay or 0.0
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.averaged.parameters()), list(self.supernet.parameters()), 1 - decay)
+
+    def _sum_gradients(self, images: int) -> None:
+        """Over the ranks, each by its part of the batch: what one process would have with the whole batch."""
+        gradients = [parameter.grad for parameter in self.supernet.parameters() if parameter.grad is not None]
+        sum_over_ranks(gradients, images / self.batch_size)
 
     def _students_of_a_step(self) -> list[Architecture]:
         """What the sampler draws, in the order in which it trains."""
@@ -282,14 +288,17 @@ class Trainer:
         measured = self.averaged or self.supernet
         space = build.phase_space(self.config, self.position.phase, self.supernet.space)
         attack = self.validate.attack.name
-        students: dict[str, Any] = {}
-        for name, architecture in self.validate.students(space).items():
-            result = self.validate(measured, architecture)
-            students[name] = {
+        chosen = self.validate.students(space)
+        found: dict[str, Any] = {}
+        for name in list(chosen)[rank() :: world_size()]:
+            result = self.validate(measured, chosen[name])
+            found[name] = {
                 "clean": result.clean.value,
                 "robust": result.robust[attack].value,
-                "multiply_adds": self.supernet.space.cost(architecture).multiply_adds,
+                "multiply_adds": self.supernet.space.cost(chosen[name]).multiply_adds,
             }
+        everywhere = {name: result for part in gathered(found) for name, result in part.items()}
+        students = {name: everywhere[name] for name in chosen}
         robust = sum(student["robust"] for student in students.values()) / len(students)
         if self.best is None or robust > self.best["robust"]:
             weights = {name: tensor.detach().cpu().clone() for name, tensor in measured.state_dict().items()}
@@ -325,7 +334,7 @@ class Trainer:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
-        images = steps * min(self.config.batch_size, len(self.train_images)) / max(seconds, 1e-9)
+        images = steps * self.batch_size / max(seconds, 1e-9)
         self._log(
             "epoch",
             **means,
@@ -343,37 +352,21 @@ class Trainer:
 
     def _log(self, kind: str, **values: Any) -> None:
         at = {"kind": kind, "phase": self.phase.name, "epoch": self.position.epoch, "step": self.position.step}
-        append_line(self.run.metrics, json.dumps({**at, **values}))
+        if rank() == 0:
+            append_line(self.run.metrics, json.dumps({**at, **values}))
 
     # -----------------------------------------------------------------------------------------------------------------
     # State
 
     def save(self) -> None:
         """Write the checkpoint: all that a bit-for-bit continuation needs, and the best weights for extraction."""
-        rng: dict[str, Any] = {"torch": torch.get_rng_state(), "generator": self.generator.get_state()}
-        if self.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        state = {
-            "config": self.config.model_dump(mode="json"),
-            "position": asdict(self.position),
-            "supernet": self.supernet.state_dict(),
-            "averaged": None if self.averaged is None else self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "sampler": self.sampler.state_dict(),
-            "teacher": None if self.teacher in (None, self.external) else self.teacher.state_dict(),
-            "teacher_file": self.external and {"source": self.external.source, "sha256": self.external.sha256},
-            "best": self.best,
-            "rng": rng,
-            "record": self.record.sums,
-            "lowest_loss": self.lowest_loss,
-            "metrics_bytes": self.run.metrics.stat().st_size if self.run.metrics.exists() else 0,
-            "finished": self.position.phase == len(self.config.phases),
-        }
-        save_checkpoint(self.run.checkpoint, state)
-        self.after_save()
+        state = capture(self)
+        if rank() == 0:
+            save_checkpoint(self.run.checkpoint, state)
+            self.after_save()
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue where `save` was called.
+        """Continue where `save` was called; another number of processes draws other random numbers from here on.
 
         Raises:
             UserError: the teacher's file has changed.
@@ -384,17 +377,14 @@ class Trainer:
         if state["teacher"] is not None:
             self.teacher = restore_largest(self.supernet, state["teacher"])
         self._begin_phase()
-        self.supernet.load_state_dict(state["supernet"])
-        if self.averaged is not None:
-            self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.sampler.load_state_dict(state["sampler"])
-        self.best, self.lowest_loss = state["best"], state["lowest_loss"]
-        self.record.sums.copy_(state["record"])
-        torch.set_rng_state(state["rng"]["torch"].cpu())
-        self.generator.set_state(state["rng"]["generator"].cpu())
-        if self.device.type == "cuda" and "cuda" in state["rng"]:
-            torch.cuda.set_rng_state(state["rng"]["cuda"].cpu(), self.device)
-        if self.run.metrics.exists():  # rows that a killed process wrote after this checkpoint will be written again
-            with self.run.metrics.open("r+b") as file:
-                file.truncate(state["metrics_bytes"])
+        restore(self, state)
+
+    def seed_generators(self, step: int) -> None:
+        """Begin to draw: augmentation and attacks from a generator, differently on every rank, dropout from PyTorch's.
+
+        Args:
+            step: from which on; 0 at the start of a run.
+        """
+        seed = self.config.seed + 1_000_003 * (rank() + world_size() * step)
+        torch.manual_seed(seed)
+        self.generator.manual_seed(seed)

@@ -1,0 +1,215 @@
+"""Several processes train one supernet: same students, different images, the gradients of the whole batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from proard import train
+from proard.attacks import FGSM, ThreatModel
+from proard.config import parse_config
+from proard.data import load_data
+from proard.distributed import (
+    first_one_first,
+    from_first,
+    gathered,
+    highest,
+    mean_over_ranks,
+    process_group,
+    rank,
+    share,
+    sum_over_ranks,
+    world_size,
+)
+from proard.errors import UserError
+from proard.measurement import measure
+from proard.run import Run
+from proard.training import Trainer
+from proard.training.checkpoint import load_checkpoint
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+TORCHRUN += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]  # a free port, so that tests can run side by side
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def start(arguments: list[str], directory: Path, **options: Any) -> subprocess.Popen[str]:
+    command = [*TORCHRUN, *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=directory, env=ENVIRONMENT, text=True, **pipes, **options)
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[str, str]:
+    return process.communicate(timeout=300)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One process
+
+
+def test_alone_everything_is_as_if_there_were_no_others() -> None:
+    values = torch.tensor([1.0, 2.0])
+    with process_group(), first_one_first():
+        assert (rank(), world_size(), share(7)) == (0, 1, slice(0, 7))
+        assert mean_over_ranks(values) is values
+        sum_over_ranks([values], 0.5)
+        assert torch.equal(values, torch.tensor([1.0, 2.0]))
+        assert (from_first("a"), gathered("a"), highest(3, 4)) == ("a", ["a"], (3, 4))
+
+
+def test_shares_are_all_of_it_and_almost_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for count in (1, 7, 64):
+        for ranks in (1, 2, 3, 5):
+            monkeypatch.setattr("proard.distributed.world_size", lambda ranks=ranks: ranks)
+            parts = []
+            for here in range(ranks):
+                monkeypatch.setattr("proard.distributed.rank", lambda here=here: here)
+                parts.append(list(range(count))[share(count)])
+            assert [index for part in parts for index in part] == list(range(count))
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_an_incomplete_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="WORLD_SIZE is 2, but RANK, MASTER_ADDR, MASTER_PORT missing"), process_group():
+        pass
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Two
+
+
+GRADIENTS = """
+import sys, torch, yaml
+from proard.attacks import FGSM, ThreatModel
+from proard.config import parse_config
+from proard.data import load_data
+from proard.distributed import process_group, rank, share, world_size
+from proard.run import Run
+from proard.training import Trainer
+
+values, found = yaml.safe_load(open(sys.argv[1])), {}
+with process_group():
+    for joined in ("sum", "project"):
+        values["phases"][0]["gradients"] = joined
+        settings = parse_config(values)
+        trainer = Trainer(settings, load_data(settings.data), Run(sys.argv[2]), quiet=True)
+        trainer.supernet.double()
+        trainer.optimizer.step = lambda: None  # the gradients stay
+        images = torch.rand(9, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        trainer.batch_size = 9
+        mine = share(9)  # 4 and 5 images: the shares need not be equal
+        students, update = [], trainer.sampler.update
+        trainer.sampler.update = lambda a, signals: (students.append(a.to_json()), update(a, signals))
+        trainer._step(images[mine], torch.arange(9)[mine])
+        gradients = {name: p.grad for name, p in trainer.supernet.named_parameters()}
+        found[joined] = {"gradients": gradients, "students": students}
+    torch.save(found, f"{sys.argv[2]}-{world_size()}-{rank()}.pt")
+"""
+
+
+def test_two_ranks_with_half_the_batch_have_the_gradients_of_one_with_all(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """In float64, without batch norm, which would normalise each half by itself."""
+    tiny["supernet"] = {"family": "vit", "patch_size": 4, "stem": "patch", "dropout": 0.0}
+    tiny["precision"] = "float32"  # no autocast; the network itself is of float64
+    tiny["attack"] = {"name": "fgsm"}  # begins at the clean images: nothing is random
+    phase = {"name": "all", "epochs": 1, "learning_rate": 0.1, "elastic": ["all"], "objective": {"name": "sat"}}
+    tiny["phases"] = [{**phase, "sampler": {"name": "sandwich", "students": 3}}]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tiny))
+    (tmp_path / "program.py").write_text(GRADIENTS)
+    arguments = [str(tmp_path / "program.py"), str(tmp_path / "config.yaml"), str(tmp_path / "run")]
+    process = start(arguments, tmp_path)
+    assert process.wait(300) == 0, finished(process)[1]
+    subprocess.run([sys.executable, *arguments], check=True, env=ENVIRONMENT, timeout=300)
+    one, *two = (torch.load(tmp_path / f"run-{name}.pt") for name in ("1-0", "2-0", "2-1"))
+    for joined in ("sum", "project"):
+        assert one[joined]["students"] == two[0][joined]["students"] == two[1][joined]["students"]
+        expected, first, second = (ranks[joined]["gradients"] for ranks in (one, *two))
+        largest = max(float(gradient.abs().max()) for gradient in expected.values())
+        assert largest > 1e-3
+        for name, gradient in expected.items():
+            assert torch.equal(first[name], second[name])
+            assert (first[name] - gradient).abs().max() < 1e-9 * largest
+
+
+def test_two_processes_train_and_a_killed_one_can_be_resumed_by_one(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Both draw the same students and end with the same weights; output and files are those of one process."""
+    tiny["checkpoint_minutes"] = 0.0005
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tiny))
+    train_arguments = ["-m", "--", "proard", "train", "--config", "config.yaml", "--run"]
+    output, errors = finished(process := start([*train_arguments, "whole", "--quiet"], tmp_path))
+    assert process.returncode == 0, errors
+    assert output.count("trained: whole") == 1
+    whole = load_checkpoint(tmp_path / "whole" / "checkpoint.pt")
+    assert whole["finished"]
+    assert len(whole["random"]) == 2
+    assert not torch.equal(whole["random"][0]["generator"], whole["random"][1]["generator"])
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == len({(row["kind"], row["phase"], row["epoch"]) for row in rows})
+
+    process = start([*train_arguments, "killed", "--quiet"], tmp_path)
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "killed" / "checkpoint.pt").exists():
+        assert process.poll() is None, finished(process)[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    kill_second_rank(process.pid)
+    errors = finished(process)[1]
+    assert process.returncode != 0
+    assert "another process of the job has ended" in errors or "stopped in step" in errors, errors
+    position = load_checkpoint(tmp_path / "killed" / "checkpoint.pt")["position"]
+    assert position["step"] < whole["position"]["step"]
+    train(run=tmp_path / "killed", resume=True, quiet=True)
+    assert load_checkpoint(tmp_path / "killed" / "checkpoint.pt")["finished"]
+
+
+def kill_second_rank(parent: int) -> None:
+    """SIGKILL to the process of rank 1 among the children of torchrun."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            of_parent = f"\nPPid:\t{parent}\n" in (folder / "status").read_text()
+            environment = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if of_parent and b"RANK=1" in environment:
+            os.kill(int(folder.name), signal.SIGKILL)
+            return
+    raise AssertionError("no process of rank 1")
+
+
+def test_fewer_images_than_processes(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proard.training.trainer.world_size", lambda: 99)
+    settings = parse_config(tiny)
+    with pytest.raises(UserError, match=r"batch_size: \d+ images for 99 processes"):
+        Trainer(settings, load_data(settings.data), Run(tmp_path), quiet=True)
+
+
+def test_evaluation_is_spread_over_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rank measures its share, an empty one too, and the counts add up to those of one process."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False)).eval()
+    nn.init.orthogonal_(network[1].weight)
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.rand(count, 1, 2, 2, generator=generator) for count in (7, 1)]
+    batches = [(part, network(part).argmax(1)) for part in images]
+    attacks = {"fgsm": FGSM(ThreatModel("linf", 0.2))}
+    whole = measure(network, batches, attacks)
+    assert 0 < whole.robust["fgsm"].correct < whole.clean.correct == 8
+    counts: list[Any] = []
+    monkeypatch.setattr("proard.measurement.gathered", lambda value: counts.append(value) or [value])
+    for here in (0, 1):
+        monkeypatch.setattr("proard.measurement.share", lambda n, here=here: slice(n * here // 2, n * (here + 1) // 2))
+        measure(network, batches, attacks, spread=True)
+    monkeypatch.setattr("proard.measurement.gathered", lambda value: counts)
+    assert measure(network, batches, attacks, spread=True) == whole
