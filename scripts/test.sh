@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that is checked: bash scripts/test.sh [PYTEST OPTIONS]
+# Everything that is checked, the tests in two processes: bash scripts/test.sh [PYTEST OPTIONS]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
@@ -7,4 +7,4 @@ source scripts/environment.sh
 make_environment dev
 .venv/bin/python -m ruff check .
 .venv/bin/python -m mypy
-.venv/bin/python -m pytest "$@"
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 "$@"
