@@ -7,4 +7,4 @@ source scripts/environment.sh
 make_environment dev
 .venv/bin/python -m ruff check .
 .venv/bin/python -m mypy
-OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 "$@"
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist worksteal "$@"

@@ -186,7 +186,7 @@ def assert_int8_weights_per_channel(model: Any, student: nn.Module) -> None:
         assert next(a.i for a in source.attribute if a.name == "axis") == 0
         found.append(tuple(weight.dims))
         values = onnx.numpy_helper.to_array(weight).reshape(weight.dims[0], -1)
-        assert (abs(values).max(1) == 127).all()  # symmetric, and the whole range of every channel is used
+        assert (abs(values).max(1) == 64).all()  # symmetric, and the whole range of every channel is used
     assert sorted(found) == expected
     floats = sum(
         len(onnx.numpy_helper.to_array(e).ravel()) for e in constants.values() if e.data_type == 1 and len(e.dims) > 1
@@ -244,7 +244,7 @@ def test_weights_are_rounded_to_the_nearest_of_each_channel(resnet: SimpleNamesp
     norm = next(module for module in student.modules() if isinstance(module, nn.BatchNorm2d))
     factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     folded = convolution.weight.detach().double() * factor.detach()[:, None, None, None]
-    scale = folded.abs().amax((1, 2, 3)) / 127
+    scale = folded.abs().amax((1, 2, 3)) / 64
     integers = next(tensor for tensor in network.state_dict().values() if tensor.dtype == torch.int8)
     assert integers.shape == folded.shape
     assert (integers - folded / scale[:, None, None, None]).abs().max() <= 0.5 + 1e-3

@@ -99,7 +99,8 @@ LAYERS = (
     {"samplers", "teachers", "data", "energy", "measurement", "formats", "export", "model_card", "hub"},
     {"build", "fixed_network"},
     {"training", "masking", "evaluation", "diagnostics", "search", "latency", "extraction", "alone", "run"},
-    {"report", "cli"},
+    {"report", "printing"},
+    {"cli"},
 )
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
 FORBIDDEN = {("supernet", "config"), ("attacks", "config")}

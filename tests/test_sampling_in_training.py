@@ -304,7 +304,9 @@ def test_an_interrupted_run_continues_bit_for_bit(
     changes: dict[str, Any], tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     tiny["phases"][2] |= {**changes, "epochs": 2}
+    tiny["phases"][0]["epochs"] = 1
     tiny["phases"].pop(1)
+    tiny["data"]["limit"] = 150
     tiny["ema_decay"] = 0.9
     tiny["teacher"] = {"smallest": "averaged"}
     whole = train(tiny, run=tmp_path / "whole", quiet=True)

@@ -1,7 +1,8 @@
 """Post-training static quantisation to int8: one network for every int8 format, and a copy of it with gradients.
 
 Batch norm is folded into the convolutions. Weights of convolutions and linear layers are int8, symmetric, with a scale
-per output channel; a scale per tensor ruins depthwise convolutions. What goes into those layers, comes out of
+per output channel; a scale per tensor ruins depthwise convolutions. They go from -64 to 64, so that a file computes the
+same function on every processor. What goes into those layers, comes out of
 convolutions and is added on feature maps is uint8, affine, with a scale per tensor from the range seen on validation
 images. Everything else stays in float32: normalisation of the image, softmax and layer norm of transformers and their
 residual stream, products of attention, squeeze-and-excitation gates, smooth activations, and the logits.
@@ -23,7 +24,8 @@ from torch import fx, nn
 from proard.formats.base import ExportError, one_line
 
 LOW, HIGH = 0, 255  # uint8 activations: the int8 kernels of x86 processors take them as they are
-WEIGHT_HIGH = 127
+# The dot products of x86 processors without VNNI add pairs of products in 16 bits, and saturate: 2 * 255 * 64 fits.
+WEIGHT_HIGH = 64
 CALIBRATION_BATCH = 64
 aten = torch.ops.aten
 WEIGHTED = {aten.conv2d.default, aten.linear.default}
@@ -114,7 +116,7 @@ def quantise(student: nn.Module, images: torch.Tensor) -> Quantised:
     if not weights:
         raise ExportError("int8: nothing of this network can be quantised; it has no convolution or linear layer")
     settings = {
-        "weights": "int8, symmetric, a scale per output channel",
+        "weights": f"int8 from {-WEIGHT_HIGH} to {WEIGHT_HIGH}, symmetric, a scale per output channel",
         "activations": "uint8, affine, a scale per tensor, from the range on the calibration images",
         "calibration_images": len(images),
         "batch_norm": "folded",
