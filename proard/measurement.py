@@ -126,7 +126,7 @@ def measure(
                     break
                 attacked[name] += len(labels)
                 generator = generators.setdefault(name, torch.Generator(images.device).manual_seed(seed + rank_seed))
-                adversarial = attack(network, images, labels, generator=generator)
+                adversarial = attack.until_fooled(network, images, labels, generator)
                 check_result(attack, adversarial, images)
                 images, labels = _correct(network, adversarial, images, labels)
                 correct[name] += len(labels)

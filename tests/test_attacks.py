@@ -211,6 +211,58 @@ def test_restarts_never_do_worse() -> None:
     assert torch.any(five > one + 1e-4)
 
 
+@pytest.mark.parametrize("threat", [ThreatModel("linf", 0.15), ThreatModel("l2", 1.4)])
+def test_evaluation_stops_at_the_first_image_that_fools(threat: ThreatModel) -> None:
+    """What is fooled is what any step of the attack fools; the others end where the attack ends; less is computed."""
+    model, x = Everything().eval().double(), images(64).double()
+    y, seen = model(x).argmax(1), []
+    model.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    attack = PGD(threat, steps=12, step_size=threat.eps / 8, seed=3)
+    found = attack.until_fooled(model, x, y)
+    assert sum(seen) < 0.9 * 13 * 64
+    fooled = model(found).argmax(1) != y
+    path = [
+        maximise(
+            model,
+            x,
+            lambda z, _: cross_entropy(z, y),
+            threat,
+            steps=1,
+            step_size=1e-30,
+            start="uniform",
+            generator=torch.Generator().manual_seed(3),
+        )
+    ]
+    for _ in range(12):
+        path.append(
+            maximise(
+                model,
+                x,
+                lambda z, _: cross_entropy(z, y),
+                threat,
+                steps=1,
+                step_size=threat.eps / 8,
+                start=path[-1],
+                generator=torch.Generator(),
+            )
+        )
+    wrong = torch.stack([model(step).argmax(1) != y for step in path])
+    assert torch.equal(fooled, wrong.any(0))
+    assert 5 < fooled.sum() < 59
+    torch.testing.assert_close(found[~fooled], path[-1][~fooled])
+    for image, first in zip(found[fooled], wrong[:, fooled].int().argmax(0), strict=True):
+        assert any(torch.allclose(image, other) for other in path[first])
+    assert PGD(threat, steps=1, restarts=9).until_fooled(model, x, y).shape == x.shape
+
+
+def test_a_batch_that_hangs_together_is_attacked_whole() -> None:
+    model, attack = Everything().train(), PGD(THREATS[0], steps=3, seed=1)
+    torch.manual_seed(0)
+    plain = attack(model, images(), labels())
+    torch.manual_seed(0)
+    assert torch.equal(attack.until_fooled(model, images(), labels()), plain)
+
+
 def test_loss_is_injectable() -> None:
     model, x, y = Everything().eval(), images(), labels()
     target = model(x).detach()

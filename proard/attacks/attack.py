@@ -77,17 +77,33 @@ class Attack(ABC):
         Raises:
             ValueError: images outside the bounds, or not floating point; a loss that the attack cannot use.
         """
+        self.check_images(images)
+        if images.numel() == 0:
+            return images.detach().clone()
+        return self.perturb(model, images, labels, loss=loss, generator=generator)
+
+    def until_fooled(
+        self, model: Model, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """What evaluation calls: ``attack(model, images, labels)``, that may end at any image which fools the model.
+
+        An attack that goes through several images can stop at the first one that is misclassified: it then breaks no
+        image less than its end would, in less time.
+        """
+        return self(model, images, labels, generator=generator)
+
+    def check_images(self, images: torch.Tensor) -> None:
+        """Accept floating-point images within the bounds; else ValueError."""
         if not images.is_floating_point():
             raise ValueError(f"images must be floating point in {self.threat.bounds}, got {images.dtype}")
         if images.numel() == 0:
-            return images.detach().clone()
+            return
         low, high = torch.aminmax(images)
         if low < self.threat.bounds[0] or high > self.threat.bounds[1]:
             raise ValueError(
                 f"images must be within {self.threat.bounds}, got {float(low):g} to {float(high):g}; "
                 "put normalisation inside the model"
             )
-        return self.perturb(model, images, labels, loss=loss, generator=generator)
 
     @abstractmethod
     def perturb(

@@ -8,15 +8,25 @@ and buffers that a forward pass in training mode would move are put back.
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 
 from proard.attacks.attack import Attack, Loss, Model, attacks
-from proard.attacks.steps import at_least_float32, buffers_restored, per_image, value_and_gradient
+from proard.attacks.steps import (
+    Outcome,
+    at_least_float32,
+    best_of,
+    buffers_restored,
+    images_are_apart,
+    per_image,
+    value_and_gradient,
+)
 from proard.attacks.threat import ThreatModel
 from proard.losses import cross_entropy, margin
 
+KEPT = 7 / 8  # fooled images leave the batch when so few are left in it: every batch size costs a kernel its set-up
 GAUSSIAN_START = 0.001  # standard deviation of the start of TRADES and RSLAD
 
 
@@ -47,20 +57,29 @@ def maximise(
         Images of the same shape and device, detached, inside the ball and the bounds.
     """
     images = at_least_float32(images)
-    if isinstance(start, torch.Tensor):
-        perturbed = threat.project(start.detach(), images)
-    elif start == "uniform":
-        perturbed = threat.random_start(images, generator)
-    elif start == "gaussian":
-        noise = torch.empty(images.shape, dtype=images.dtype, device=generator.device).normal_(generator=generator)
-        perturbed = threat.project(images + GAUSSIAN_START * noise.to(images.device), images)
-    else:
-        perturbed = images
+    perturbed = started(images, start, threat, generator)
     with buffers_restored(model), torch.no_grad():
         for _ in range(steps):
             _, _, gradient = value_and_gradient(model, perturbed, loss)
             perturbed = threat.project(perturbed + step_size * threat.ascent_direction(gradient), images)
     return perturbed
+
+
+def started(
+    images: torch.Tensor,
+    start: Literal["uniform", "gaussian", "clean"] | torch.Tensor,
+    threat: ThreatModel,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Where `maximise` begins."""
+    if isinstance(start, torch.Tensor):
+        return threat.project(start.detach(), images)
+    if start == "uniform":
+        return threat.random_start(images, generator)
+    if start == "gaussian":
+        noise = torch.empty(images.shape, dtype=images.dtype, device=generator.device).normal_(generator=generator)
+        return threat.project(images + GAUSSIAN_START * noise.to(images.device), images)
+    return images
 
 
 @attacks.register("pgd")
@@ -116,6 +135,9 @@ class PGD(Attack):
         """What is raised when the caller names no loss: logits (N, K) and labels (N,) to (N,)."""
         return cross_entropy(logits, labels)
 
+    def _loss(self, labels: torch.Tensor, logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return -self.label_loss(logits, labels) if self.targeted else self.label_loss(logits, labels)
+
     def perturb(
         self,
         model: Model,
@@ -129,16 +151,12 @@ class PGD(Attack):
         """See `Attack`; the default loss is the cross-entropy of the labels, ``start`` the attack's own."""
         generator = self.generator(images, generator)
         sign = -1.0 if self.targeted else 1.0
-
-        def own_loss(logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-            return sign * self.label_loss(logits, labels)
-
         best: torch.Tensor | None = None
         for _ in range(self.restarts):
             perturbed = maximise(
                 model,
                 images,
-                loss or own_loss,
+                loss or partial(self._loss, labels),
                 self.threat,
                 steps=self.steps,
                 step_size=self.resolved_step_size,
@@ -157,3 +175,48 @@ class PGD(Attack):
                 best_score = torch.maximum(score, best_score)
         assert best is not None
         return best
+
+    def until_fooled(
+        self, model: Model, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """See `Attack`; restart after restart, each on the images that none before it broke."""
+        changed = type(self).perturb is not PGD.perturb  # a subclass with an ascent of its own
+        if changed or self.targeted or not images_are_apart(model):
+            return super().until_fooled(model, images, labels, generator)
+        self.check_images(images)
+        images, generator = at_least_float32(images), self.generator(images, generator)
+
+        def attempt(images: torch.Tensor, labels: torch.Tensor) -> Outcome:
+            return self._ascend_until_fooled(model, images, labels, generator)
+
+        with torch.no_grad():
+            return best_of([attempt] * self.restarts, model, images, labels)
+
+    def _ascend_until_fooled(
+        self, model: Model, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
+    ) -> Outcome:
+        """`maximise`, without the images that are misclassified on the way."""
+        ends, fooled = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        active = torch.arange(len(images), device=images.device)
+        perturbed = started(images, self.start, self.threat, generator)
+
+        def note(logits: torch.Tensor) -> torch.Tensor:
+            """Keep the images that fool the model for the first time; which are left."""
+            hit = (logits.argmax(1) != labels[active]) & ~fooled[active]
+            ends[active[hit]], fooled[active[hit]] = perturbed[hit], True
+            return ~fooled[active]
+
+        for _ in range(self.steps):
+            loss = partial(self._loss, labels[active])
+            logits, _, gradient = value_and_gradient(model, perturbed, loss)
+            left = note(logits)
+            perturbed = self.threat.project(
+                perturbed + self.resolved_step_size * self.threat.ascent_direction(gradient), images[active]
+            )
+            if left.float().mean() <= KEPT:
+                active, perturbed = active[left], perturbed[left]
+            if len(active) == 0:
+                return ends, fooled.to(images.dtype), fooled
+        left = note(model(perturbed))
+        ends[active[left]] = perturbed[left]
+        return ends, fooled.to(images.dtype), fooled
