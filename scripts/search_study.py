@@ -28,6 +28,7 @@ from pymoo.indicators.hv import HV
 
 from proard.data import sequential_batches
 from proard.evaluation import measure
+from proard.files import write_json
 from proard.run import Run, environment
 from proard.search import search
 from proard.search.front import undominated
@@ -39,8 +40,11 @@ Measured = dict[Architecture, Label]
 
 
 def study(run: Path, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Search and random search with one seed, in a copy of the run."""
+    """Search and random search with one seed, in a copy of the run; what was done before is read."""
     place = arguments.work / f"{run.name}-{seed}"
+    done = place / "study.json"
+    if done.exists():
+        return json.loads(done.read_text(encoding="utf-8"))
     if not place.exists():
         place.mkdir(parents=True)
         shutil.copy(run / "checkpoint.pt", place)
@@ -61,9 +65,10 @@ def study(run: Path, seed: int, arguments: argparse.Namespace) -> dict[str, Any]
         architecture = space.sample(rng)
         drawn.setdefault(architecture, labeller(architecture))
     on_test = {
-        name: tested(trained, best(space, students)) for name, students in (("search", found), ("random", drawn))
+        name: tested(trained, best(space, students), arguments.test_images)
+        for name, students in (("search", found), ("random", drawn))
     }
-    return {
+    row = {
         "seed": seed,
         "measured": len(found),
         "seconds": seconds,
@@ -75,12 +80,14 @@ def study(run: Path, seed: int, arguments: argparse.Namespace) -> dict[str, Any]
             for name, students in (("search", found), ("random", drawn))
         },
     }
+    write_json(done, row)
+    return row
 
 
-def tested(trained: TrainedRun, architectures: Iterable[Architecture]) -> Measured:
+def tested(trained: TrainedRun, architectures: Iterable[Architecture], count: int) -> Measured:
     """The same students on test images, under the same attack."""
     labeller = Labeller(trained)
-    count = min(len(trained.data.test), 2 * trained.config.search.images)
+    count = min(len(trained.data.test), count)
     images = trained.data.test.subset(count, trained.config.seed)
     batches = list(images.batches(sequential_batches(count, 256), trained.device))
     results: Measured = {}
@@ -136,6 +143,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--labels", type=int, default=60)
     parser.add_argument("--verify", type=int, default=24)
+    parser.add_argument("--test-images", type=int, default=400)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--work", type=Path, default=Path("runs/search_study"))
     parser.add_argument("--out", required=True, help="without suffix")
