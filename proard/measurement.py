@@ -13,6 +13,7 @@ from torch import nn
 
 from proard.attacks import Attack, check_result
 from proard.distributed import gathered, rank, share
+from proard.folding import fast_copy
 from proard.supernet import require_calibrated
 
 Z_95 = 1.959964
@@ -91,7 +92,7 @@ def measure(
     seed: int = 0,
     spread: bool = False,
 ) -> Measurement:
-    """Evaluate a calibrated network in float32 and evaluation mode; its modes are put back.
+    """Evaluate a calibrated network in float32 and evaluation mode, through a `fast_copy`; its modes are put back.
 
     The attacks are a cascade: each one sees only the images that are still classified correctly when its turn comes, so
     the order decides what each one breaks, and the accuracy after the last is that under all of them.
@@ -112,6 +113,7 @@ def measure(
     rank_seed = 1_000_003 * rank() if spread else 0
     attacked, correct = dict.fromkeys(attacks, 0), dict.fromkeys(attacks, 0)
     generators: dict[str, torch.Generator] = {}
+    fast: nn.Module | None = None
     with evaluation_mode(network):
         for images, labels in batches:
             if spread:
@@ -119,16 +121,20 @@ def measure(
             total += len(labels)
             if len(labels) == 0:
                 continue
-            images, labels = _correct(network, images, images, labels)
+            if fast is None:
+                fast = fast_copy(network, images)
+            if fast is not network:
+                images = images.contiguous(memory_format=torch.channels_last)
+            images, labels = _correct(fast, images, images, labels)
             clean += len(labels)
             for name, attack in attacks.items():
                 if len(labels) == 0:
                     break
                 attacked[name] += len(labels)
                 generator = generators.setdefault(name, torch.Generator(images.device).manual_seed(seed + rank_seed))
-                adversarial = attack.until_fooled(network, images, labels, generator)
+                adversarial = attack.until_fooled(fast, images, labels, generator)
                 check_result(attack, adversarial, images)
-                images, labels = _correct(network, adversarial, images, labels)
+                images, labels = _correct(fast, adversarial, images, labels)
                 correct[name] += len(labels)
     if spread:
         counts = [total, clean, *attacked.values(), *correct.values()]

@@ -92,7 +92,7 @@ def test_light_imports(module):
 # Architecture
 
 LAYERS = (
-    {"errors", "files", "registry", "losses", "device", "distributed", "weights"},
+    {"errors", "files", "registry", "losses", "device", "distributed", "weights", "folding"},
     {"config", "cost", "budgets", "supernet"},
     {"attacks"},
     {"objectives"},

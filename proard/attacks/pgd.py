@@ -217,6 +217,6 @@ class PGD(Attack):
                 active, perturbed = active[left], perturbed[left]
             if len(active) == 0:
                 return ends, fooled.to(images.dtype), fooled
-        left = note(model(perturbed))
+        left = note(model(perturbed)) if self.restarts > 1 else ~fooled[active]  # another start for what is left
         ends[active[left]] = perturbed[left]
         return ends, fooled.to(images.dtype), fooled

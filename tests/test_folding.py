@@ -1,0 +1,115 @@
+"""What an evaluation runs is the network itself, only faster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from proard.attacks import PGD, ThreatModel
+from proard.folding import fast_copy
+from proard.measurement import measure
+from proard.supernet import build_supernet
+
+MOBILE = {"depth_choices": [1], "width_multiplier": 0.25, "expand_choices": [3], "kernel_choices": [3]}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "resnet": {"widths": [8, 16], "blocks": [1, 1]},
+    "resnet50": {"widths": [32, 64], "blocks": [1, 1], "depth_choices": [0]},
+    "vit": {"width_choices": [32], "depth_choices": [1], "heads_choices": [2], "mlp_choices": [2], "head_channels": 8},
+    "mobilenetv2": MOBILE,
+    "mobilenetv3": MOBILE,
+    "proxyless": MOBILE,
+}
+
+
+def images(count: int = 16) -> torch.Tensor:
+    return torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_and_gradients_are_those_of_the_network(family: str) -> None:
+    """In float64, where only a mistake could differ by more than 1e-10; no batch norm is left after a convolution."""
+    net = build_supernet(family, num_classes=5, input_shape=(3, 12, 12), **FAMILIES[family]).double()
+    x = images().double()
+    student = net.extract(net.space.largest(), [x])
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    fast = fast_copy(student, x)
+    assert fast is not student
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    for network in (student, fast):
+        network.inputs = x.clone().requires_grad_()
+        network.logits = network(network.inputs)
+        network.logits.square().sum().backward()
+    torch.testing.assert_close(fast.logits, student.logits, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(fast.inputs.grad, student.inputs.grad, rtol=1e-9, atol=1e-12)
+    assert all(parameter.grad is None for parameter in fast.parameters())
+    assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
+
+
+def block(*layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), *layers).eval()
+
+
+class Views(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = block(), nn.Linear(400, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.body(x)
+        return self.head(y.view(len(y), -1))
+
+
+class Random(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = block(nn.Flatten(), nn.Linear(400, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x + torch.rand_like(x))
+
+
+class Reversed(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in reversed(self):
+            x = layer(x)
+        return x
+
+
+def hooked() -> nn.Module:
+    network = block(nn.Flatten(), nn.Linear(400, 5))
+    network[0].register_forward_hook(lambda *_: None)
+    return network
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Views().eval(),
+        Random().eval(),
+        Reversed(nn.Conv2d(4, 5, 3), nn.BatchNorm2d(4), nn.Conv2d(3, 4, 3)).eval(),
+        hooked(),
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),  # in training mode
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)).eval(),
+        nn.Sequential(nn.Flatten(), nn.Linear(432, 5)).eval(),
+    ],
+    ids=["views", "random", "reversed", "hooked", "training", "no statistics", "no convolution"],
+)
+def test_where_it_could_be_another_function_it_is_the_network_itself(network: nn.Module) -> None:
+    assert fast_copy(network, images()) is network
+
+
+def test_measurements_are_those_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = images().double()
+    net = build_supernet("resnet", num_classes=5, input_shape=(3, 12, 12), **FAMILIES["resnet"]).double()
+    student = net.extract(net.space.largest(), [x])
+    labels = student(x).argmax(1)
+    labels[:3] += 1
+    batches = [(x[:9], labels[:9] % 5), (x[9:], labels[9:] % 5)]
+    attacks = {"pgd": PGD(ThreatModel("linf", 0.2), steps=5)}
+    fast = measure(student, batches, attacks)
+    monkeypatch.setattr("proard.measurement.fast_copy", lambda network, _: network)
+    assert fast == measure(student, batches, attacks)
+    assert 0 < fast.robust["pgd"].correct < fast.clean.correct < 16
