@@ -93,7 +93,7 @@ def test_what_is_drawn_is_what_was_counted(run: Path) -> None:
 
 def test_every_bin_is_named_and_has_one_colour(run: Path) -> None:
     for phase, (shares, gap, robust) in panels(run).items():
-        assert "sampler robustness" in shares.get_title()
+        assert "sampler sandwich" in shares.get_title()
         legend = [text.get_text() for text in robust.get_legend().get_texts()]
         assert (
             legend

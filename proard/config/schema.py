@@ -122,7 +122,7 @@ class PhaseConfig(Section):
         (), description="Kinds of decisions that vary, or [all]; all others stay at their largest."
     )
     objective: Component = Component(name="rslad")
-    sampler: Component = Component(name="robustness")
+    sampler: Component = Component(name="sandwich")
     crafting: Component = Field(
         Component(name="own"), description="Whether the students of a step share adversarial images."
     )

@@ -1,4 +1,7 @@
-"""The sandwich rule: the largest, the smallest and random students in every step (BigNAS, arXiv 2003.11142)."""
+"""The sandwich rule: the largest, the smallest and random students in every step (BigNAS, arXiv 2003.11142).
+
+The default: docs/results/samplers.md compares it with the others, and none of them was measurably better.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,169 @@
+"""How fast is an evaluation? PGD-20 against foolbox and torchattacks, AutoAttack against its own package.
+
+All get the same student and the same batches of test images that it classifies correctly; steps and step size are
+equal. The libraries run the student as it is, as their users do; proard runs what `proard evaluate` runs: a copy with
+batch norm folded, channels last, from whose batch an image goes as soon as it is fooled. Each repetition runs one after
+the other; ratios are medians over repetitions, with quartiles. torchattacks is left out where it is not installed.
+
+python scripts/bench_evaluation.py runs/quickstart --images 256 --autoattack 32 --out docs/results/bench_evaluation
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import foolbox
+import torch
+from pyautoattack import AutoAttack as Package
+from torch import nn
+
+from proard.attacks import PGD, AutoAttack, ThreatModel
+from proard.build import evaluation_batch_size, threat_model
+from proard.extraction import Extractor
+from proard.files import write_json
+from proard.folding import fast_copy
+from proard.measurement import measure
+from proard.run import Run, environment
+
+STEPS = 20
+Batches = list[tuple[torch.Tensor, torch.Tensor]]
+Way = Callable[[], float]  # does the work, and returns the robust accuracy
+
+
+def right(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Which images are classified correctly."""
+    with torch.no_grad():
+        return network(images).argmax(1) == labels
+
+
+def pgd_ways(student: nn.Module, batches: Batches, threat: ThreatModel) -> dict[str, Way]:
+    """PGD-20 by proard, foolbox and torchattacks."""
+    step_size, total = 2.5 * threat.eps / STEPS, sum(len(labels) for _, labels in batches)
+
+    def ours() -> float:
+        return measure(student, batches, {"pgd": PGD(threat, steps=STEPS)}).worst.value
+
+    def attacked(attack: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Way:
+        return lambda: sum(int(right(student, attack(x, y), y).sum()) for x, y in batches) / total
+
+    make = foolbox.attacks.LinfPGD if threat.norm == "linf" else foolbox.attacks.L2PGD
+    attack = make(abs_stepsize=step_size, steps=STEPS)
+    model = foolbox.PyTorchModel(student, bounds=(0, 1), device=batches[0][0].device)
+    ways = {"proard": ours, "foolbox": attacked(lambda x, y: attack(model, x, y, epsilons=threat.eps)[1])}
+    if importlib.util.find_spec("torchattacks"):
+        import torchattacks
+
+        other = torchattacks.PGD if threat.norm == "linf" else torchattacks.PGDL2
+        ways["torchattacks"] = attacked(other(student, eps=threat.eps, alpha=step_size, steps=STEPS))
+    return ways
+
+
+def autoattack_ways(student: nn.Module, batches: Batches, threat: ThreatModel) -> dict[str, Way]:
+    """AutoAttack by proard, and by its package."""
+    ((images, labels),) = batches
+
+    def package() -> float:
+        norm = {"linf": "Linf", "l2": "L2"}[threat.norm]
+        attack = Package(student, norm=norm, eps=threat.eps, seed=0, device=images.device)
+        attack.verbose = False
+        targets = int(student(images[:1]).shape[1]) - 1
+        for part in (attack.apgd_targeted, attack.fab):
+            part.n_target_classes = min(part.n_target_classes, targets)
+        adversarial, _ = attack.run_standard_evaluation(images, labels, batch_size=len(images))
+        return float(right(student, adversarial, labels).float().mean())
+
+    def ours() -> float:
+        return measure(student, batches, {"autoattack": AutoAttack(threat, batch_size=len(images))}).worst.value
+
+    return {"proard": ours, "pyautoattack": package}
+
+
+def differing_verdicts(student: nn.Module, images: torch.Tensor, labels: torch.Tensor, threat: ThreatModel) -> int:
+    """Images that AutoAttack fools on the copy that proard runs and not on the student itself, or the other way."""
+    attack = AutoAttack(threat, batch_size=len(images))
+    fast = fast_copy(student, images)
+    verdicts = [right(student, attack(network, images, labels), labels) for network in (student, fast)]
+    return int((verdicts[0] != verdicts[1]).sum())
+
+
+def compared(ways: dict[str, Way], repetitions: int, device: torch.device) -> dict[str, Any]:
+    """Seconds and accuracies of every way, and how many times as long as proard the others take."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time  # without other work on the machine
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    accuracy: dict[str, list[float]] = {name: [] for name in ways}
+    for repetition in range(repetitions):
+        for name in list(ways)[:: 1 if repetition % 2 else -1]:
+            started = clock()
+            accuracy[name].append(ways[name]())
+            seconds[name].append(clock() - started)
+    ratios = {
+        name: [other / own for other, own in zip(seconds[name], seconds["proard"], strict=True)]
+        for name in ways
+        if name != "proard"
+    }
+    return {"seconds": seconds, "robust": accuracy, "ratios": ratios}
+
+
+def main() -> None:
+    """Parse, measure the smallest and the largest student, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--autoattack", type=int, default=0, help="images for AutoAttack; 0 leaves it out")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--out", type=Path, required=True, help="without suffix")
+    arguments = parser.parse_args()
+    extractor = Extractor(Run(arguments.run), quiet=True)
+    device, threat, about = extractor.device, threat_model(extractor.config), environment()
+    space = extractor.supernet.space
+    where = about["cuda_device"] if device.type == "cuda" else f"{about['processor']}, {about['threads']} threads"
+    lines = [
+        "# Evaluation: PGD-20 and AutoAttack",
+        "",
+        f"Command: `python {' '.join(sys.argv)}`  ",
+        f"Commit {about['git_commit']}, {where}, torch {about['torch']}, foolbox {foolbox.__version__}.",
+        "",
+        "| student | attack | images | who | seconds | robust % | times as long as proard | quartiles |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    rows = []
+    for end, architecture in (("smallest", space.smallest()), ("largest", space.largest())):
+        student = extractor.supernet.extract(architecture, extractor.calibration)
+        for name, count, repetitions in (
+            ("pgd20", arguments.images, arguments.repetitions),
+            ("autoattack", arguments.autoattack, min(arguments.repetitions, 2)),
+        ):
+            if not count:
+                continue
+            size = evaluation_batch_size(extractor.data.input_shape, device)
+            images, labels = next(extractor.data.test.batches([torch.arange(len(extractor.data.test))], device))
+            kept = right(student, images, labels).nonzero().squeeze(1)[:count]
+            x, y = images[kept], labels[kept]
+            if name == "pgd20":
+                ways = pgd_ways(student, list(zip(x.split(size), y.split(size), strict=True)), threat)
+            else:
+                ways = autoattack_ways(student, [(x, y)], threat)
+            row = compared(ways, repetitions, device) | {"student": end, "attack": name, "images": len(kept)}
+            if name == "autoattack":
+                row["differing_verdicts"] = differing_verdicts(student, x, y, threat)
+            rows.append(row)
+            for who in ways:
+                ratio = row["ratios"].get(who, [1.0, 1.0])
+                low, _, high = quantiles(ratio, n=4)
+                cells = [end, name, str(len(kept)), who, f"{median(row['seconds'][who]):.2f}"]
+                cells += [f"{100 * median(row['robust'][who]):.1f}", f"{median(ratio):.2f}", f"{low:.2f} to {high:.2f}"]
+                lines.append("| " + " | ".join(cells) + " |")
+                print(lines[-1], flush=True)
+            arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write_json(arguments.out.with_suffix(".json"), {"environment": about, "command": sys.argv, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
