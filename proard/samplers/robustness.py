@@ -4,8 +4,8 @@ Random students of a step are drawn in bins of multiply-adds. What a bin's stude
 farther than the largest student they are from the teacher on adversarial images. The larger the gap, the more often the
 bin is drawn (the idea of ShiftNAS and PA&DA, there for clean losses); within the bin several candidates are scored on
 adversarial images that the step has made already, and one of them trains (AttentiveNAS, arXiv 2011.09011, there on
-clean images). In docs/results/samplers.md it beats uniform sampling, by 2 to 3 points at the smallest student, and equals
-the sandwich.
+clean images). In docs/results/samplers.md it beats uniform sampling, by 2 to 3 points at the smallest student, and
+equals the sandwich.
 """
 
 from __future__ import annotations
