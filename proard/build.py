@@ -41,16 +41,18 @@ def attack(settings: AttackConfig, threat: ThreatModel, where: str = "attack") -
     return built
 
 
-def training_attack(config: Config) -> Attack:
-    """The inner maximisation of the objectives.
+def training_attack(config: Config, index: int | None = None) -> Attack:
+    """The inner maximisation of the objectives, in a phase or where a phase has none of its own.
 
     Raises:
         UserError: as `attack`, or an attack that cannot raise an objective's loss.
     """
-    built = attack(config.attack, threat_model(config))
+    own = None if index is None else config.phases[index].attack
+    settings, where = (config.attack, "attack") if own is None else (own, f"phases.{index}.attack")
+    built = attack(settings, threat_model(config), where)
     if not built.trains:
         raise UserError(
-            f"attack: '{config.attack.name}' is for evaluation, it cannot raise an objective's loss; "
+            f"{where}: '{settings.name}' is for evaluation, it cannot raise an objective's loss; "
             "use pgd, or another of its kind such as nfgsm"
         )
     return built
@@ -96,7 +98,7 @@ def phase_objective(config: Config, index: int) -> Objective:
     """The objective of a phase."""
     component = config.phases[index].objective
     where = f"phases.{index}.objective"
-    return objectives.build(component.name, component.options, where=where, attack=training_attack(config))
+    return objectives.build(component.name, component.options, where=where, attack=training_attack(config, index))
 
 
 def joint_objective(config: Config) -> Objective:
@@ -154,7 +156,7 @@ def phase_crafting(config: Config, index: int) -> Crafting:
     component, where = config.phases[index].crafting, f"phases.{index}.crafting"
     crafting = craftings.build(component.name, component.options, where=where)
     try:
-        check_attack(crafting, training_attack(config))
+        check_attack(crafting, training_attack(config, index))
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
     return crafting

@@ -356,6 +356,7 @@ def test_an_attack_by_name_with_its_options(file: Path, tmp_path: Path, override
         ("attack={name: fgsm, seed: 3}", ["attack: attack 'fgsm' has no option 'seed'"]),
         ("attack={name: fgm}", ["attack: attack 'fgm': FGM is for norm l2, got linf"]),
         ("attack={name: square}", ["attack: 'square' is for evaluation", "pgd"]),
+        ("phases.1.attack={name: square}", ["phases.1.attack: 'square' is for evaluation", "pgd"]),
         ("attack={name: deepfool}", ["attack: 'deepfool' is for evaluation", "pgd"]),
         ("attack={restarts: 2, start: clean}", ["attack: attack 'pgd': restarts from clean images"]),
         ("evaluation.attack={name: squar}", ["evaluation.attack: unknown attack 'squar'", "did you mean 'square'?"]),

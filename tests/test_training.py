@@ -17,8 +17,8 @@ import pytest
 import torch
 import yaml
 
-from proard import train
-from proard.build import supernet_for
+from proard import build, train
+from proard.build import supernet_for, threat_model
 from proard.config import load_config, parse_config
 from proard.data import load_data
 from proard.errors import UserError
@@ -107,6 +107,16 @@ def test_stopping_after_any_step_and_resuming_changes_nothing(
     assert same(final_state(directory), final_state(trained_run))
     validations = [row for row in rows_without_times(directory) if row["kind"] == "validation"]
     assert validations == [row for row in rows_without_times(trained_run) if row["kind"] == "validation"]
+
+
+def test_a_phase_may_have_an_attack_of_its_own(tiny: dict[str, Any]) -> None:
+    """Fewer steps, or another attack; the others keep the run's."""
+    tiny["phases"][0]["attack"] = {"name": "nfgsm"}
+    tiny["phases"][1]["attack"] = {"steps": 7}
+    config = parse_config(tiny)
+    attacks = [build.phase_objective(config, index).attack for index in range(3)]
+    assert [attack.name for attack in attacks] == ["nfgsm", "pgd7", "pgd2"]
+    assert all(attack.threat == threat_model(config) for attack in attacks)
 
 
 def test_killed_in_the_middle_and_resumed_bit_for_bit(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -129,6 +129,9 @@ class PhaseConfig(Section):
     gradients: Literal["sum", "project"] = Field(
         "sum", description="How those of a step's students are joined; project removes the largest's conflicts."
     )
+    attack: AttackConfig | None = Field(
+        None, description="Of this phase: cheaper in an early one, say. Default: the run's."
+    )
     warmup_epochs: NonNegative = 0.0
     refresh_teacher: bool = Field(
         False, description="Freeze the largest student anew, as it is when this phase begins, as the teacher."
