@@ -6,7 +6,7 @@ For every seed the run is searched anew (its own validation images, labels, pred
 as that measured are drawn at random and measured on the same images. Compared is the hypervolume of (clean accuracy,
 robust accuracy, log multiply-adds), each scaled to [0, 1] over the space: larger is better. A part of the advantage may
 be luck of the images that chose; so the students of both fronts are measured on test images too. OUT.json has every
-number, OUT.png the fronts of the first seed; a table is printed.
+number, OUT.md the table that is printed, OUT.png the fronts of the first seed.
 """
 
 from __future__ import annotations
@@ -137,6 +137,22 @@ def plot(row: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Every seed: how good predictions of unseen students are, and the hypervolumes of both fronts."""
+    heads = ["seed", "labels", "measured", "tau clean", "tau robust", "two labels, robust", "ceiling, robust"]
+    heads += ["search", "random", "search, test images", "random, test images"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for row in rows:
+        report = row["report"]
+        taus = [report["predictor"][target] for target in ("clean", "robust")]
+        noise = report["noise"]["robust"]["agreement"]
+        values = [t["compared"][t["chosen"]]["tau"] for t in taus] + [noise["labels"], noise["ceiling"]]
+        volumes = [row[key][name] for key in ("hypervolume", "hypervolume_on_test") for name in ("search", "random")]
+        cells = [str(row["seed"]), str(report["labels"]), str(row["measured"]), *(f"{v:.2f}" for v in values)]
+        lines.append("| " + " | ".join([*cells, *(f"{v:.3f}" for v in volumes)]) + " |")
+    return lines
+
+
 def main() -> None:
     """Every seed, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -152,13 +168,19 @@ def main() -> None:
     for seed in arguments.seeds:
         rows.append(study(arguments.run, seed, arguments))
         print(json.dumps({k: v for k, v in rows[-1].items() if k not in ("report", "fronts")}), flush=True)
+    lines = [*table(rows), ""]
     for key in ("hypervolume", "hypervolume_on_test"):
         differences = [row[key]["search"] - row[key]["random"] for row in rows]
         spread = f" ± {stdev(differences):.4f}" if len(rows) > 1 else ""
         better = sum(difference > 0 for difference in differences)
-        print(f"{key}: search minus random {mean(differences):+.4f}{spread}, better in {better} of {len(rows)} seeds")
+        lines.append(
+            f"{key}: search minus random {mean(differences):+.4f}{spread}, better in {better} of {len(rows)} seeds  "
+        )
+    print("\n".join(lines))
     about = {name: environment()[name] for name in ("git_commit", "processor", "threads")}
     command = f"python scripts/search_study.py RUN --labels {arguments.labels} --verify {arguments.verify}"
+    source = f"Command: `{command}`  \nCommit {about['git_commit']}, {about['processor']}, {about['threads']} threads."
+    Path(f"{arguments.out}.md").write_text("\n".join([source, "", *lines]) + "\n", encoding="utf-8")
     content = json.dumps({**about, "command": command, "rows": rows}, indent=1)
     Path(f"{arguments.out}.json").write_text(content + "\n", encoding="utf-8")
     plot(rows[0], Path(f"{arguments.out}.png"))
