@@ -66,7 +66,7 @@ class Cascade:
             if right.any():
                 generator = self._generators.setdefault(radius, torch.Generator(images.device).manual_seed(self.seed))
                 left = images[right]
-                adversarial = attack(network, left, labels[right], generator=generator)
+                adversarial = attack.until_fooled(network, left, labels[right], generator)
                 check_result(attack, adversarial, left)
                 with torch.no_grad():
                     right = right.masked_scatter(right, network(adversarial).argmax(1) == labels[right])
