@@ -13,6 +13,7 @@ It is built on PT2E of torchao, whose quantisers for certain backends do not tak
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,6 +98,7 @@ def quantise(student: nn.Module, images: torch.Tensor) -> Quantised:
     """
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
+        logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao registers an enum in an older way
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
         try:
