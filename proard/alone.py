@@ -252,7 +252,7 @@ def train_alone(
 
 def cost_of_training(run: Run) -> tuple[float, float | None]:
     """Seconds and kilowatt hours of all that ``train`` did in a run; None where energy was not measured."""
-    commands = json.loads(run.energy.read_text(encoding="utf-8"))["commands"]
+    commands = json.loads(run.energy.read_text(encoding="utf-8"))["commands"] if run.energy.exists() else []
     spent = [entry for entry in commands if entry["command"] == "train"]
     kwh = [entry["kwh"] for entry in spent]
     return sum(entry["seconds"] for entry in spent), None if None in kwh else sum(kwh)

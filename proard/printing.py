@@ -69,6 +69,9 @@ def print_baseline(result: Baseline) -> None:
         )
     print("test accuracy, clean / robust; the difference is of robust accuracy, in points; 1 multiply-add = 1 FLOP")
     _print_rows(rows)
+    if not result.seconds:
+        print("\nwhat one training for all took is not on record (no training in the run's energy.json)")
+        return
     energy = "" if result.kwh is None else f" and {_watt_hours(result.kwh)} Wh"
     print(
         f"\none training for all took {result.seconds:.0f} s{energy}: it is cheaper than training each student alone "
