@@ -167,7 +167,7 @@ def test_costs_are_those_that_torch_counts(family: str, options: dict[str, Any],
 def test_default_spaces_cost_what_torch_counts() -> None:
     for family in FAMILIES:
         supernet = build_supernet(family, num_classes=10, input_shape=(3, 32, 32))
-        for architecture in architectures(supernet.space, 5):
+        for architecture in architectures(supernet.space, 3):
             with torch.device("meta"):
                 network = supernet.family.network(supernet.family.plan(architecture)).eval()
                 with FlopCounterMode(display=False) as counter:
