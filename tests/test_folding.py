@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from small_families import SMALL_FAMILIES
 from torch import nn
 
 from proard.attacks import PGD, ThreatModel
@@ -13,25 +12,15 @@ from proard.folding import fast_copy
 from proard.measurement import measure
 from proard.supernet import build_supernet
 
-MOBILE = {"depth_choices": [1], "width_multiplier": 0.25, "expand_choices": [3], "kernel_choices": [3]}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "resnet": {"widths": [8, 16], "blocks": [1, 1]},
-    "resnet50": {"widths": [32, 64], "blocks": [1, 1], "depth_choices": [0]},
-    "vit": {"width_choices": [32], "depth_choices": [1], "heads_choices": [2], "mlp_choices": [2], "head_channels": 8},
-    "mobilenetv2": MOBILE,
-    "mobilenetv3": MOBILE,
-    "proxyless": MOBILE,
-}
-
 
 def images(count: int = 16) -> torch.Tensor:
     return torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SMALL_FAMILIES)
 def test_logits_and_gradients_are_those_of_the_network(family: str) -> None:
     """In float64, where only a mistake could differ by more than 1e-10; no batch norm is left after a convolution."""
-    net = build_supernet(family, num_classes=5, input_shape=(3, 12, 12), **FAMILIES[family]).double()
+    net = build_supernet(family, num_classes=5, input_shape=(3, 12, 12), **SMALL_FAMILIES[family]).double()
     x = images().double()
     student = net.extract(net.space.largest(), [x])
     before = {name: value.clone() for name, value in student.state_dict().items()}
@@ -103,7 +92,7 @@ def test_where_it_could_be_another_function_it_is_the_network_itself(network: nn
 
 def test_measurements_are_those_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     x = images().double()
-    net = build_supernet("resnet", num_classes=5, input_shape=(3, 12, 12), **FAMILIES["resnet"]).double()
+    net = build_supernet("resnet", num_classes=5, input_shape=(3, 12, 12), **SMALL_FAMILIES["resnet"]).double()
     student = net.extract(net.space.largest(), [x])
     labels = student(x).argmax(1)
     labels[:3] += 1

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_families import SMALL_FAMILIES
 from torch import nn
 
 import proard.formats.evaluation as evaluation
@@ -35,15 +36,6 @@ pytest.importorskip("torchao")
 
 THREAT = ThreatModel("linf", 0.25)
 SHAPE = (3, 12, 12)
-MOBILE = {"depth_choices": [1], "width_multiplier": 0.25, "expand_choices": [3], "kernel_choices": [3]}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "resnet": {"widths": [8, 16], "blocks": [1, 1]},
-    "resnet50": {"widths": [32, 64], "blocks": [1, 1], "depth_choices": [0]},
-    "vit": {"width_choices": [32], "depth_choices": [1], "heads_choices": [2], "mlp_choices": [2], "head_channels": 8},
-    "mobilenetv2": MOBILE,
-    "mobilenetv3": MOBILE,
-    "proxyless": MOBILE,
-}
 
 
 def random_images(count: int, seed: int = 0) -> torch.Tensor:
@@ -52,7 +44,7 @@ def random_images(count: int, seed: int = 0) -> torch.Tensor:
 
 def make(family: str) -> tuple[nn.Module, dict[str, Any]]:
     """An untrained, calibrated student and the part of its card that writing needs."""
-    net = build_supernet(family, num_classes=5, input_shape=SHAPE, **FAMILIES[family])
+    net = build_supernet(family, num_classes=5, input_shape=SHAPE, **SMALL_FAMILIES[family])
     architecture = net.space.smallest()
     student = net.extract(architecture, [random_images(64, seed=3)]).eval()
     accuracy = {"accuracy": 0.5, "correct": 5, "images": 10, "interval_95": [0.2, 0.8]}
@@ -140,7 +132,7 @@ def run_alone(folder: Path, forbidden: str) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SMALL_FAMILIES)
 def test_every_family_runs_in_onnxruntime_alone(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FORMATS, "pt2", lambda student, example, path: path.write_bytes(b"program"))
     for kind in (MobileNetV2Family, MobileNetV3Family, ProxylessFamily):  # two stages, or exporting takes long
