@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from contextlib import AbstractContextManager
 
 import torch
@@ -52,3 +54,20 @@ def cpu_has_bfloat16() -> bool:
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[None]:
     """Convolutions and linear layers in ``precision``, where it is not float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
+
+
+def keep_freed_memory(keep: bool = True) -> None:
+    """Let the C library of Linux keep large blocks that were freed, to hand them out again.
+
+    By default it returns them, and the system then clears every page of the next tensor of more than 32 MiB: with batch
+    128 that was a sixth of a training step on a CPU. Where there is no such setting, nothing happens.
+
+    Args:
+        keep: False brings back what the library does by itself, once it has seen large blocks.
+    """
+    allocator = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if allocator is not None:
+        trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # of malloc.h
+        allocator(mmap_max, 0 if keep else 65536)
+        allocator(mmap_threshold, 32 * 2**20)
+        allocator(trim_threshold, 2**31 - 1 if keep else 64 * 2**20)

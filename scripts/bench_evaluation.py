@@ -1,9 +1,10 @@
 """How fast is an evaluation? PGD-20 against foolbox and torchattacks, AutoAttack against its own package.
 
-All get the same student and the same batches of test images that it classifies correctly; steps and step size are
-equal. The libraries run the student as it is, as their users do; proard runs what `proard evaluate` runs: a copy with
-batch norm folded, channels last, from whose batch an image goes as soon as it is fooled. Each repetition runs one after
-the other; ratios are medians over repetitions, with quartiles. torchattacks is left out where it is not installed.
+All get the same student and the same batches of test images (AutoAttack those that it classifies correctly); steps and
+step size are equal, and an image counts that is classified correctly before and after. The libraries run the student as
+it is, as their users do; proard runs what `proard evaluate` runs: a copy with batch norm folded, channels last, from
+whose batch an image goes as soon as it is fooled. Each repetition runs one after the other; ratios are medians over
+repetitions, with quartiles. torchattacks is left out where it is not installed.
 
 python scripts/bench_evaluation.py runs/quickstart --images 256 --autoattack 32 --out docs/results/bench_evaluation
 """
@@ -12,25 +13,24 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import foolbox
 import torch
+from benchmark import Table, interleaved, ratios, with_quartiles
 from pyautoattack import AutoAttack as Package
 from torch import nn
 
 from proard.attacks import PGD, AutoAttack, ThreatModel
 from proard.build import evaluation_batch_size, threat_model
 from proard.extraction import Extractor
-from proard.files import write_json
 from proard.folding import fast_copy
 from proard.measurement import measure
-from proard.run import Run, environment
+from proard.run import Run
 
 STEPS = 20
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
@@ -51,7 +51,10 @@ def pgd_ways(student: nn.Module, batches: Batches, threat: ThreatModel) -> dict[
         return measure(student, batches, {"pgd": PGD(threat, steps=STEPS)}).worst.value
 
     def attacked(attack: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Way:
-        return lambda: sum(int(right(student, attack(x, y), y).sum()) for x, y in batches) / total
+        def robust(x: torch.Tensor, y: torch.Tensor) -> int:
+            return int((right(student, x, y) & right(student, attack(x, y), y)).sum())
+
+        return lambda: sum(robust(x, y) for x, y in batches) / total
 
     make = foolbox.attacks.LinfPGD if threat.norm == "linf" else foolbox.attacks.L2PGD
     attack = make(abs_stepsize=step_size, steps=STEPS)
@@ -95,20 +98,11 @@ def differing_verdicts(student: nn.Module, images: torch.Tensor, labels: torch.T
 
 def compared(ways: dict[str, Way], repetitions: int, device: torch.device) -> dict[str, Any]:
     """Seconds and accuracies of every way, and how many times as long as proard the others take."""
-    clock = time.perf_counter if device.type == "cuda" else time.process_time  # without other work on the machine
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
     accuracy: dict[str, list[float]] = {name: [] for name in ways}
-    for repetition in range(repetitions):
-        for name in list(ways)[:: 1 if repetition % 2 else -1]:
-            started = clock()
-            accuracy[name].append(ways[name]())
-            seconds[name].append(clock() - started)
-    ratios = {
-        name: [other / own for other, own in zip(seconds[name], seconds["proard"], strict=True)]
-        for name in ways
-        if name != "proard"
-    }
-    return {"seconds": seconds, "robust": accuracy, "ratios": ratios}
+    keeping = {name: partial(lambda name: accuracy[name].append(ways[name]()), name) for name in ways}
+    seconds = interleaved(keeping, repetitions, device)
+    others = {name: ratios(seconds, name, "proard") for name in ways if name != "proard"}
+    return {"seconds": seconds, "robust": accuracy, "ratios": others}
 
 
 def main() -> None:
@@ -121,19 +115,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="without suffix")
     arguments = parser.parse_args()
     extractor = Extractor(Run(arguments.run), quiet=True)
-    device, threat, about = extractor.device, threat_model(extractor.config), environment()
+    device, threat = extractor.device, threat_model(extractor.config)
     space = extractor.supernet.space
-    where = about["cuda_device"] if device.type == "cuda" else f"{about['processor']}, {about['threads']} threads"
-    lines = [
-        "# Evaluation: PGD-20 and AutoAttack",
-        "",
-        f"Command: `python {' '.join(sys.argv)}`  ",
-        f"Commit {about['git_commit']}, {where}, torch {about['torch']}, foolbox {foolbox.__version__}.",
-        "",
-        "| student | attack | images | who | seconds | robust % | times as long as proard | quartiles |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    rows = []
+    table = Table(
+        arguments.out,
+        "Evaluation: PGD-20 and AutoAttack",
+        device,
+        f"Test images of `{extractor.config.data.name}` (AutoAttack: classified correctly); foolbox "
+        f"{foolbox.__version__}. Medians of {arguments.repetitions} repetitions in which all take turns "
+        "(AutoAttack: at most 2), ratios with quartiles.",
+        ["student", "attack", "images", "who", "seconds", "robust %", "times as long as proard"],
+    )
+    verdicts: list[str] = []
     for end, architecture in (("smallest", space.smallest()), ("largest", space.largest())):
         student = extractor.supernet.extract(architecture, extractor.calibration)
         for name, count, repetitions in (
@@ -144,25 +137,24 @@ def main() -> None:
                 continue
             size = evaluation_batch_size(extractor.data.input_shape, device)
             images, labels = next(extractor.data.test.batches([torch.arange(len(extractor.data.test))], device))
-            kept = right(student, images, labels).nonzero().squeeze(1)[:count]
-            x, y = images[kept], labels[kept]
+            kept = torch.arange(len(images)) if name == "pgd20" else right(student, images, labels).nonzero().squeeze(1)
+            x, y = images[kept[:count]], labels[kept[:count]]
             if name == "pgd20":
                 ways = pgd_ways(student, list(zip(x.split(size), y.split(size), strict=True)), threat)
             else:
                 ways = autoattack_ways(student, [(x, y)], threat)
-            row = compared(ways, repetitions, device) | {"student": end, "attack": name, "images": len(kept)}
+            row = compared(ways, repetitions, device) | {"student": end, "attack": name, "images": len(y)}
             if name == "autoattack":
                 row["differing_verdicts"] = differing_verdicts(student, x, y, threat)
-            rows.append(row)
             for who in ways:
-                ratio = row["ratios"].get(who, [1.0, 1.0])
-                low, _, high = quantiles(ratio, n=4)
-                cells = [end, name, str(len(kept)), who, f"{median(row['seconds'][who]):.2f}"]
-                cells += [f"{100 * median(row['robust'][who]):.1f}", f"{median(ratio):.2f}", f"{low:.2f} to {high:.2f}"]
-                lines.append("| " + " | ".join(cells) + " |")
-                print(lines[-1], flush=True)
-            arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-            write_json(arguments.out.with_suffix(".json"), {"environment": about, "command": sys.argv, "rows": rows})
+                ratio = with_quartiles(row["ratios"].get(who, [1.0]))
+                robust = f"{100 * median(row['robust'][who]):.1f}"
+                cells = [end, name, len(y), who, f"{median(row['seconds'][who]):.2f}", robust, ratio]
+                table.add(cells, row if who == "proard" else None)
+            if name == "autoattack":
+                verdicts.append(f"{row['differing_verdicts']} of {len(y)} for the {end} student")
+    if verdicts:
+        table.note(f"Images with another verdict of AutoAttack on the copy that proard runs: {', '.join(verdicts)}.")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from proard.cost import Activation, Cost, CostMeter
 from proard.registry import Registry
@@ -137,7 +138,10 @@ class Family(ABC):
 
     def skeleton(self, plan: Any) -> nn.Module:
         """The network of a plan for its structure: without weights if it is plain; draws no global random numbers."""
-        with torch.device("meta") if self.plain else torch.random.fork_rng(devices=[]):
+        if self.plain:
+            with torch.device("meta"), _NothingDrawn():
+                return self.network(plan)
+        with torch.random.fork_rng(devices=[]):
             return self.network(plan)
 
     def channel_groups(self) -> list[ChannelGroup]:
@@ -173,6 +177,15 @@ class Family(ABC):
     def space(self) -> SearchSpace:
         """The search space of these options."""
         return SearchSpace(self.decisions(), self.cost)
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Random initial values are left out: on the meta device there are none, and yet each takes a millisecond."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 families: Registry[Family] = Registry("family")

@@ -11,6 +11,7 @@ import torch
 
 from proard.config import Config, load_config, parse_config
 from proard.data import load_data
+from proard.device import keep_freed_memory
 from proard.distributed import first_one_first, from_first, process_group, rank
 from proard.energy import EnergyMeter
 from proard.errors import UserError
@@ -55,6 +56,7 @@ def train(
         directory = Run(path)
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
+        keep_freed_memory()
         with first_one_first():
             state = load_checkpoint(directory.checkpoint) if resume and directory.checkpoint.exists() else None
             trainer = Trainer(settings, load_data(settings.data), directory, quiet, fresh=state is None)
