@@ -25,4 +25,4 @@ def test_freed_memory_is_handed_out_again():
         int(subprocess.run([sys.executable, "-c", FAULTS.format(keep=keep)], capture_output=True, check=True).stdout)
         for keep in (True, False)
     ]
-    assert found[0] < 1000 < 8 * 100 < found[1]  # pages that the system had to clear; a page may be a huge one
+    assert found[0] < 1000 < found[1]  # pages that the system had to clear: none of 131072, or all
