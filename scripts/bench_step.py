@@ -140,8 +140,8 @@ def compared(name: str, students: list[Architecture], batch_size: int, options: 
         else:
             ways["shared"] = train_on(trainer(Path(place), batch_size, crafting=SHARED, **common), students)
         ways["product"] = multiplication(made.device, made.precision)
-        for step in ways.values():
-            step()  # the first is slower
+        for step in ways.values() if options.repetitions > 1 else ():
+            step()  # the first is slower, by less than a second
         seconds = interleaved(ways, options.repetitions, made.device)
         work = operations(made, students, options.steps)
         reached = [
