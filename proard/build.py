@@ -101,15 +101,15 @@ def phase_objective(config: Config, index: int) -> Objective:
     return objectives.build(component.name, component.options, where=where, attack=training_attack(config, index))
 
 
-def joint_objective(config: Config) -> Objective:
-    """What a jointly trained teacher learns from.
+def joint_objective(config: Config, index: int) -> Objective:
+    """What a jointly trained teacher learns from in a phase.
 
     Raises:
         UserError: an objective that needs a teacher itself.
     """
     component = config.teacher.objective or DEFAULT_JOINT_OBJECTIVE
     where = "teacher.objective"
-    objective = objectives.build(component.name, component.options, where=where, attack=training_attack(config))
+    objective = objectives.build(component.name, component.options, where=where, attack=training_attack(config, index))
     if objective.needs_teacher:
         raise UserError(f"teacher.objective: '{component.name}' needs a teacher itself; use trades or sat")
     return objective
@@ -188,8 +188,8 @@ def check_phases(config: Config, space: SearchSpace) -> None:
             raise UserError(
                 f"phases.{index}: warmup_epochs {phase.warmup_epochs:g} must be less than epochs {phase.epochs}"
             )
-    if config.teacher.mode == "joint":
-        joint_objective(config)
+        if config.teacher.mode == "joint":
+            joint_objective(config, index)
     for where, section in (
         ("validation", config.validation),
         ("search", config.search),

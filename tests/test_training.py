@@ -110,12 +110,13 @@ def test_stopping_after_any_step_and_resuming_changes_nothing(
 
 
 def test_a_phase_may_have_an_attack_of_its_own(tiny: dict[str, Any]) -> None:
-    """Fewer steps, or another attack; the others keep the run's."""
+    """Fewer steps, or another attack; the others keep the run's. A teacher that trains too has the phase's."""
     tiny["phases"][0]["attack"] = {"name": "nfgsm"}
     tiny["phases"][1]["attack"] = {"steps": 7}
     config = parse_config(tiny)
     attacks = [build.phase_objective(config, index).attack for index in range(3)]
     assert [attack.name for attack in attacks] == ["nfgsm", "pgd7", "pgd2"]
+    assert [build.joint_objective(config, index).attack.name for index in range(3)] == ["nfgsm", "pgd7", "pgd2"]
     assert all(attack.threat == threat_model(config) for attack in attacks)
 
 

@@ -81,7 +81,6 @@ class Trainer:
         if fresh:
             load_initial_weights(config, self.supernet, data)
             load_run_weights(config, self.supernet, data)
-        self.joint = build.joint_objective(config) if config.teacher.mode == "joint" else None
         self.external: ExternalTeacher | None = None
         if config.teacher.source is not None:
             self.external = load_teacher(
@@ -255,6 +254,7 @@ class Trainer:
                 self.supernet.sort_channels(kinds - unlocked, unlocked)
             self.supernet.begin_private(kinds)
         self.objective: Objective = build.phase_objective(self.config, index)
+        self.joint = build.joint_objective(self.config, index) if self.config.teacher.mode == "joint" else None
         self.sampler: Sampler = build.phase_sampler(self.config, index, space, len(self._batches()))
         self.crafting = build.phase_crafting(self.config, index)
         part = build.phase_space(self.config, index, space)
