@@ -63,6 +63,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a supernet, or with `mode: student` in the configuration one fixed network."""
+    from proard.printing import typical_budget
     from proard.report import write_sampling_plot
     from proard.run import Run
     from proard.training import train
@@ -70,14 +71,13 @@ def train(
     path = train(config, run=run, overrides=set_, scale_epochs=scale_epochs, resume=resume, quiet=quiet)
     if os.environ.get("RANK", "0") != "0":  # another process of this training says it
         return
-    budget = " --flops 100M" if Run(path).config().mode == "supernet" else ""
     print(f"trained: {path}")
     try:
         if plot := write_sampling_plot(path):
             print(f"sampled: {plot}")
     except Exception as error:  # whatever it is: the training has ended well
         print(f"sampled: no plot ({' '.join(str(error).split()) or type(error).__name__})")
-    print(f"next:    proard extract --run {path}{budget}")
+    print(f"next:    proard extract --run {path}{typical_budget(Run(path))}")
 
 
 @app.command()

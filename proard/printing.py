@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from proard.budgets import short, short_time
 from proard.measurement import Accuracy
+from proard.run import Run, read_metrics
 
 if TYPE_CHECKING:
     from proard.alone import Baseline
@@ -105,6 +106,13 @@ def print_profile(done: Profile) -> None:
     if table.error is not None:
         ranks = "" if table.rank_correlation is None else f", rank correlation {table.rank_correlation:.2f} (Spearman)"
         print(f"median error {100 * table.error:.1f} %{ranks}")
+
+
+def typical_budget(run: Run) -> str:
+    """An option of extract that a middle student of a trained supernet fits in; nothing for a fixed network."""
+    validations = [row for row in read_metrics(run.metrics) if row.get("kind") == "validation"]
+    costs = sorted(student["multiply_adds"] for student in validations[-1]["students"].values()) if validations else []
+    return f" --flops {short(costs[len(costs) // 2], up=True)}" if len(costs) > 1 else ""
 
 
 def _student(card: dict[str, Any], path: Path, accuracies: dict[str, Accuracy]) -> dict[str, str]:

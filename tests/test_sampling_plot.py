@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import yaml
 
+from proard.budgets import Budget
 from proard.cli import main
 from proard.errors import UserError
 from proard.report import sampling_figure, write_sampling_plot
-from proard.run import Run
+from proard.run import Run, read_metrics
 
 pytest.importorskip("matplotlib", reason="needs matplotlib, of the extra report")
 
@@ -217,7 +218,11 @@ def test_train_writes_the_plot(config: Path, capsys: pytest.CaptureFixture[str])
     sampled, following = last_lines(config, capsys)
     plot = config.parent / "run" / "sampling.png"
     assert sampled == f"sampled: {plot}"
-    assert following.startswith("next: ")
+    options = following.removeprefix("next:    proard ").split()
+    assert options[:3] == ["extract", "--run", str(plot.parent)]
+    (phase_end,) = [row for row in read_metrics(plot.parent / "metrics.jsonl") if row["kind"] == "validation"][-1:]
+    costs = [student["multiply_adds"] for student in phase_end["students"].values()]
+    assert min(costs) < Budget.parse("flops", options[4]).limit < 1.01 * max(costs)  # something fits, and not all of it
     assert plot.read_bytes().startswith(b"\x89PNG")
     ((phase, (shares, _, robust)),) = panels(plot.parent).items()
     assert phase == "width"
