@@ -12,11 +12,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 
 import torch
+from benchmark import interleaved, ratios, with_quartiles
 from sampler_study import ARMS, BASE, SANDWICH, Study
 
 from proard.config import Config
@@ -61,19 +61,10 @@ class TimedArm:
         images = self.trainer.train_images
         order = torch.arange(parsed.batch_size)
         (self.batch,) = images.batches([order], self.trainer.device)
-        self.clock = time.perf_counter if self.trainer.device.type == "cuda" else time.process_time
 
-    def seconds(self) -> float:
+    def step(self) -> None:
         """One step."""
-        self._wait()
-        started = self.clock()
         self.trainer._step(*self.batch, 0.5)
-        self._wait()
-        return self.clock() - started
-
-    def _wait(self) -> None:
-        if self.trainer.device.type == "cuda":
-            torch.cuda.synchronize(self.trainer.device)
 
 
 def main() -> None:
@@ -88,12 +79,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         arms = {name: TimedArm(name, study, Path(directory) / str(n)) for n, name in enumerate([BASE, *arguments.arms])}
         for arm in arms.values():
-            arm.seconds(), arm.seconds()  # the first steps are slower
-        seconds: dict[str, list[float]] = {name: [] for name in arms}
-        for repetition in range(arguments.repetitions):
-            # Forwards and backwards in turn: no arm is always the one after a long step.
-            for name in list(arms)[:: 1 if repetition % 2 else -1]:
-                seconds[name].append(arms[name].seconds())
+            arm.step(), arm.step()  # the first steps are slower
+        device = next(iter(arms.values())).trainer.device
+        seconds = interleaved({name: arm.step for name, arm in arms.items()}, arguments.repetitions, device)
     about = environment()
     some = next(iter(arms.values())).trainer
     where = about["cuda_device"] if some.device.type == "cuda" else about["processor"]
@@ -105,15 +93,12 @@ def main() -> None:
         f"\n{arguments.data}, batches of {some.config.batch_size}, attack of {some.config.attack.steps} steps, 4 "
         f"students per step; medians of {arguments.repetitions} repetitions, and quartiles of the ratio.\n"
     )
-    print(f"| arm | ms per step | images/s | relative to {BASE} | quartiles |\n|---|---|---|---|---|")
+    print(f"| arm | ms per step | images/s | relative to {BASE} |\n|---|---|---|---|")
     for name, values in seconds.items():
-        ratios = [one / base for one, base in zip(values, seconds[BASE], strict=True)]
-        low, _, high = quantiles(ratios, n=4)
+        relative = ratios(seconds, name, BASE)
         time_ = median(values)
-        print(
-            f"| {name} | {1000 * time_:.0f} | {some.config.batch_size / time_:.0f} | {median(ratios):.2f} | "
-            f"{low:.2f} to {high:.2f} |"
-        )
+        images = some.config.batch_size / time_
+        print(f"| {name} | {1000 * time_:.0f} | {images:.0f} | {with_quartiles(relative)} |")
 
 
 if __name__ == "__main__":
