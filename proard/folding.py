@@ -34,7 +34,8 @@ def fast_copy(network: nn.Module, images: torch.Tensor) -> nn.Module:
         for first, convolution, second, norm in _pairs(module):
             setattr(module, first, fuse_conv_bn_eval(convolution, norm))
             setattr(module, second, nn.Identity())
-    fast.requires_grad_(False).to(memory_format=torch.channels_last)
+    # New modules begin in training mode, in which an attack may not leave out images.
+    fast.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     few = images[:2]
     with torch.no_grad():
         expected = network(few)

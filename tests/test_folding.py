@@ -8,6 +8,7 @@ from small_families import SMALL_FAMILIES
 from torch import nn
 
 from proard.attacks import PGD, ThreatModel
+from proard.attacks.steps import images_are_apart
 from proard.folding import fast_copy
 from proard.measurement import measure
 from proard.supernet import build_supernet
@@ -27,6 +28,7 @@ def test_logits_and_gradients_are_those_of_the_network(family: str) -> None:
     fast = fast_copy(student, x)
     assert fast is not student
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    assert images_are_apart(fast)  # or no attack would leave out what it has fooled
     for network in (student, fast):
         network.inputs = x.clone().requires_grad_()
         network.logits = network(network.inputs)
