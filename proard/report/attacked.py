@@ -189,7 +189,8 @@ class Attacked:
                     spent = time.perf_counter() - start
                     if cascade.total and spent * (1 + len(labels) / cascade.total) > seconds:
                         break
-                    network = fast_copy(victim.network, images) if network is None else network
+                    if network is None:
+                        network = fast_copy(victim.network, images).eval()
                     cascade.add(network, images, labels)
             curves.append(Curve(victim, cascade.accuracies()))
         return curves

@@ -195,7 +195,7 @@ def training_plots(rows: Sequence[Mapping[str, Any]]) -> list[Plot]:
         for phase, start in first.items()
     ]
     axes: dict[str, Any] = {
-        "xaxis": {"title": {"text": "epoch of the run"}},
+        "xaxis": {"title": {"text": "epoch of the run"}, "range": [0.5, len(epochs) + 0.5]},
         "shapes": shapes,
         "annotations": [{**name, "showarrow": False} for name in names],
     }
@@ -211,7 +211,14 @@ def training_plots(rows: Sequence[Mapping[str, Any]]) -> list[Plot]:
     plots = [
         Plot(
             losses,
-            {**axes, "yaxis": {"title": {"text": "training loss (log)"}, **_log(min(values), max(values))}},
+            {
+                **axes,
+                "yaxis": {
+                    "title": {"text": "training loss (log)"},
+                    "tickformat": "~g",
+                    **_log(min(values), max(values)),
+                },
+            },
             "Training loss by epoch, of each phase's own objective, so that phases cannot be compared. "
             + " ".join(
                 f"Phase {phase}: {group[0]['loss']:.3g} in the first of {len(group)} epochs, "

@@ -53,7 +53,7 @@ function coloured(value, style) {
 }
 
 function draw(element, width) {
-  if (!window.Plotly) return;
+  if (!window.Plotly) return undefined;
   const style = getComputedStyle(root);
   const figure = data.plots[element.dataset.plot];
   const marks = element.id === "front-plot" ? budgetMarks() : { data: [], shapes: [] };
@@ -66,7 +66,7 @@ function draw(element, width) {
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: "system-ui, sans-serif", size: 12, color: "var(--text)" },
     hoverlabel: { bgcolor: "var(--panel)", bordercolor: "var(--muted)", font: { color: "var(--text)" }, align: "left" },
-    legend: { orientation: "h", x: 0, y: -0.2, yanchor: "top", font: { size: 11 } },
+    legend: { orientation: "h", x: 0, y: -60 / (figure.height - 110), yanchor: "top", font: { size: 11 } },
     dragmode: false,
     ...figure.layout,
     shapes: [...(figure.layout.shapes || []), ...marks.shapes],
@@ -75,11 +75,12 @@ function draw(element, width) {
   };
   if (width !== undefined) layout.width = width;
   const traces = [...figure.data, ...marks.data];
-  Plotly.react(element, coloured(traces, style), coloured(layout, style), { displayModeBar: false, responsive: true });
+  const settings = { displayModeBar: false, responsive: true };
+  return Plotly.react(element, coloured(traces, style), coloured(layout, style), settings);
 }
 
 const plots = [...document.querySelectorAll(".plot")];
-const drawAll = (width) => plots.forEach((element) => draw(element, width));
+const drawAll = (width) => Promise.all(plots.map((element) => draw(element, width)));
 
 // ---- The choice by budget
 
@@ -196,7 +197,7 @@ async function startPlots() {
     const script = document.createElement("script");
     script.textContent = await unpack(document.getElementById("plotly").textContent);
     document.head.append(script);
-    drawAll();
+    await drawAll();
   } catch (error) {
     for (const element of plots) element.textContent = "This browser cannot draw the plot; the table has its numbers.";
   }
