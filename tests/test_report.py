@@ -31,7 +31,7 @@ from proard.report import write_report
 from proard.report.attacked import RADII, Attacked
 from proard.report.page import script_json, with_own_size
 from proard.report.pictures import in_words, png, stages, stages_svg
-from proard.report.subject import Subject, best_within
+from proard.report.subject import COSTS, Subject, best_within
 from proard.run import Run
 from proard.search import search
 from proard.supernet import SearchSpace, families
@@ -205,6 +205,9 @@ def test_numbers_are_those_of_the_files(parsed: Page, run: Path, front: list[dic
     assert [s["costs"]["multiply_adds"] for s in data["students"]] == [row["multiply_adds"] for row in front]
     assert [(s["clean"], s["robust"]) for s in data["students"]] == [(row["clean"], row["robust"]) for row in front]
     points = {(x, round(y, 6)) for trace in data["plots"]["front-multiply_adds"]["data"] for x, y in _points(trace)}
+    hovers = {text for trace in data["plots"]["front-multiply_adds"]["data"] for text in trace["text"]}
+    for row in front:
+        assert any(all(line in text for line in in_words(row["architecture"])) for text in hovers)
     for folder in (run / "students").iterdir():
         card = read_card(folder)
         assert (card["multiply_adds"], round(100 * card["robust_accuracy"], 6)) in points
@@ -270,9 +273,9 @@ def test_without_a_front_it_chooses_among_what_is_known(bare: Path, monkeypatch:
     candidates, searched = subject.candidates
     assert not searched
     assert {student.name for student in candidates} == {
-        "validated: smallest",
-        "validated: largest",
-        "validated: random1",
+        "smallest, validated",
+        "largest, validated",
+        "random1, validated",
     }
     space = subject.trained.supernet.space
     assert candidates[0].costs["multiply_adds"] == space.cost(space.smallest()).multiply_adds
@@ -490,6 +493,7 @@ def test_budgets_in_the_browser(browser: Any, run: Path, front: list[dict[str, A
             assert command == ["proard", "extract", "--run", str(run), f"--{option}", "".join(text.split())]
             seen.add(best)
             assert browser.execute_script("return document.querySelectorAll('#chosen-picture svg .bar').length") > 2
+        assert COSTS[cost] in browser.find_element("id", "front-plot").get_attribute("aria-label")
     assert len(seen) > 1
     Select(browser.find_element("id", "budget-cost")).select_by_value("multiply_adds")
 
@@ -541,6 +545,20 @@ def test_a_phone_and_the_dark(browser: Any, page: Path, parsed: Page) -> None:
         )
     assert looks[1000, "light"] == looks[390, "light"] == ["rgb(255, 255, 255)", "rgb(28, 35, 48)"]
     assert looks[1000, "dark"] == ["rgb(20, 24, 31)", "rgb(228, 232, 238)"]
+
+
+def test_print_is_light_and_complete(browser: Any, page: Path) -> None:
+    _open(browser, page, 1000, "dark")
+    state = (
+        "return [document.querySelector('#front-plot .main-svg').getAttribute('width'),"
+        " getComputedStyle(document.querySelector('#front-plot .xtick text')).fill,"
+        " document.querySelectorAll('details:not([open])').length]"
+    )
+    before = browser.execute_script(state)
+    browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    assert browser.execute_script(state) == ["680", "rgb(28, 35, 48)", 0]
+    browser.execute_script("window.dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script(state) == before
 
 
 def test_no_error_no_request_no_script_of_others(browser: Any, page: Path) -> None:

@@ -195,7 +195,7 @@ def training_plots(rows: Sequence[Mapping[str, Any]]) -> list[Plot]:
         for phase, start in first.items()
     ]
     axes: dict[str, Any] = {
-        "xaxis": {"title": {"text": "epoch of the run"}, "range": [0.5, len(epochs) + 0.5]},
+        "xaxis": {"title": {"text": "epoch of the run"}, "range": [0.5, len(epochs) + 0.5], **_whole(len(epochs))},
         "shapes": shapes,
         "annotations": [{**name, "showarrow": False} for name in names],
     }
@@ -308,7 +308,7 @@ def sampling_plots(phase: SampledPhase) -> list[Plot]:
                 "hovertemplate": f"epoch %{{x}}: gap %{{y:.4f}} nats{extra}",
             }
         )
-    axis = {"title": {"text": f"epoch of phase {escape(phase.name)}"}}
+    axis = {"title": {"text": f"epoch of phase {escape(phase.name)}"}, **_whole(len(epochs))}
     total = phase.sampled.sum(axis=0)
     share = total / max(total.sum(), 1)
     counted = ", ".join(f"{name} {percent(value)} %" for name, value in zip(phase.bins, share, strict=True))
@@ -493,6 +493,11 @@ def _line(name: str, x: Sequence[Any], y: Sequence[Any], colour: str) -> dict[st
 def _log(low: float, high: float) -> dict[str, Any]:
     """A log axis for these values, whose ticks do not crowd: at 1, 2 and 5, where that is enough of them."""
     return {"type": "log", "dtick": "D2"} if high > 5 * low > 0 else {"type": "log"}
+
+
+def _whole(count: int) -> dict[str, Any]:
+    """Ticks of an axis that counts: never between two numbers."""
+    return {"dtick": 1} if count <= 12 else {}
 
 
 def _thin() -> dict[str, Any]:

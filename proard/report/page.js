@@ -159,7 +159,10 @@ function startBudget() {
   });
   cost.addEventListener("change", () => {
     state.cost = cost.value;
-    document.getElementById("front-plot").dataset.plot = `front-${cost.value}`;
+    const plot = document.getElementById("front-plot");
+    plot.dataset.plot = `front-${cost.value}`;
+    plot.setAttribute("aria-label", data.plots[plot.dataset.plot].summary);
+    plot.nextElementSibling.textContent = data.plots[plot.dataset.plot].summary;
     field.value = data.initial[state.cost];
     show(field.value);
   });

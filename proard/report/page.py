@@ -22,7 +22,7 @@ from tqdm import tqdm
 from proard import __version__
 from proard.alone import cost_of_training
 from proard.budgets import short, short_time
-from proard.errors import UserError
+from proard.errors import Stopped, UserError
 from proard.report import figures, html
 from proard.report.attacked import Attacked, Shown, Victim
 from proard.report.figures import Plot, percent, scored
@@ -58,7 +58,7 @@ def page(subject: Subject, quiet: bool = False) -> str:
     for name, (title, body) in tqdm(sections.items(), desc="report", leave=False, disable=True if quiet else None):
         try:
             inside = body()
-        except (UserError, OSError) as error:
+        except (UserError, Stopped, OSError) as error:
             inside = html.paragraph(" ".join(str(error).split()), "missing")
         bodies.append(
             f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>{inside}</section>'
@@ -327,6 +327,8 @@ class _Writer:
 
     def sampling(self) -> str:
         """Shares and robust gaps by bins of multiply-adds."""
+        if not self.subject.is_supernet:
+            raise UserError("this run trained one network, so nothing was sampled")
         phases = sampled_phases(self.run)
         if not phases:
             raise UserError(
@@ -446,6 +448,8 @@ class _Writer:
         return body + "<h3>One training instead of N</h3>" + self._savings()
 
     def _savings(self) -> str:
+        if not self.subject.is_supernet:
+            return html.paragraph("this run trained one network; a supernet's run compares itself", "missing")
         try:
             baseline = self.subject.read("baseline.json", f"proard baseline --flops {self.subject.typical_budget()}")
             rows = baseline["comparisons"]
@@ -484,7 +488,12 @@ class _Writer:
     # Plots
 
     def _keep(self, plot: Plot, name: str) -> None:
-        self.data["plots"][name] = {"data": plot.data, "layout": plot.layout, "height": plot.height}
+        self.data["plots"][name] = {
+            "data": plot.data,
+            "layout": plot.layout,
+            "height": plot.height,
+            "summary": plot.summary,
+        }
 
     def _figure(self, plot: Plot, name: str, place: str) -> str:
         summary = escape(plot.summary)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -124,13 +125,12 @@ class Subject:
     @cached_property
     def family(self) -> Family | None:
         """Of the networks; None where neither the trained weights nor a student's card tell."""
-        try:
+        with suppress(UserError, OSError):
             return self.trained.supernet.family
-        except (UserError, OSError):
-            pass
-        for student in self.students:
-            if student.folder is not None and not student.alone:
-                card = read_card(student.folder)
+        folders = [student.folder for student in self.students if student.folder is not None and not student.alone]
+        with suppress(UserError):  # such as a family of the user's own, of a module that is not on this machine
+            card = read_card(folders[0]) if folders else None
+            if card is not None:
                 shape = {"num_classes": card["num_classes"], "input_shape": card["input_shape"]}
                 return families.build(card["family"], {**card["family_options"], **shape})
         return None
@@ -173,7 +173,7 @@ class Subject:
         """
         found = [student for student in self.students if not student.alone]
         if not found:
-            budget = " --flops 100M" if self.is_supernet else ""
+            budget = f" --flops {self.typical_budget()}" if self.is_supernet else ""
             raise UserError(f"no student was extracted yet; 'proard extract --run {self.run.path}{budget}' does it")
         return found
 
@@ -224,7 +224,7 @@ class Subject:
             if name in ends and self.family is not None:
                 costs["parameters"] = self.family.cost(ends[name]).parameters
             scores = Scores(measured["clean"], measured["robust"], rows[-1]["attack"], "validation")
-            found.append(Student(f"validated: {name}", costs, ends.get(name), scores))
+            found.append(Student(f"{name}, validated", costs, ends.get(name), scores))
         return sorted(found, key=lambda student: student.costs["multiply_adds"])
 
     @property
