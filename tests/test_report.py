@@ -326,11 +326,11 @@ def test_an_error_leaves_the_older_page(bare: Path, monkeypatch: pytest.MonkeyPa
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
-    for place in ("proard.report.command.page", "proard.files.os.replace"):
+    for place in ("proard.report.page.page", "proard.files.os.replace"):
         with monkeypatch.context() as patch:
             patch.setattr(place, fail)
             if place.endswith("replace"):
-                patch.setattr("proard.report.command.page", lambda *_: "after")
+                patch.setattr("proard.report.page.page", lambda *_: "after")
             with pytest.raises(ZeroDivisionError):
                 write_report(bare, quiet=True)
         assert (bare / "report.html").read_text() == "before"

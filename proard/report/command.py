@@ -7,8 +7,6 @@ from pathlib import Path
 
 from proard.errors import UserError
 from proard.files import atomic_write
-from proard.report.page import page
-from proard.report.subject import Subject
 from proard.run import Run, read_metrics
 
 PAGE = "report.html"
@@ -43,5 +41,9 @@ def write_report(run: str | Path | None = None, out: str | Path | None = None, *
         raise UserError(f"--out {path}: no folder {path.parent}; make it first")
     if find_spec("plotly") is None:
         raise UserError("the report needs the package 'plotly'; pip install 'proard[report]'")
+
+    from proard.report.page import page  # torch, and all that it reads a run with
+    from proard.report.subject import Subject
+
     atomic_write(path, page(Subject(directory), quiet))
     return path

@@ -1,54 +1,18 @@
-"""Interactive figures as plain values for plotly, each with a summary in words and its numbers as a table.
-
-Colours are names of the page's style, such as ``var(--robust)``: the page's script puts in those of the reader's theme.
-"""
+"""Figures of what a run has: its front, and what was measured of robustness, predictions, latency and cost."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
-
-import numpy as np
 
 from proard.budgets import short, short_time
 from proard.latency import LatencyTable
 from proard.report.attacked import Curve
 from proard.report.pictures import in_words
-from proard.report.sampling import SampledPhase
+from proard.report.plots import CLEAN, MUTED, ROBUST, SERIES, Plot, line, log_axis, percent, thin
 from proard.report.subject import COSTS, Scores, Student, best_within
-
-BINS = 8  # colours of the style, from the cheapest to the most expensive
-CLEAN, ROBUST, MUTED = "var(--clean)", "var(--robust)", "var(--muted)"
-SERIES = ("var(--series-0)", "var(--series-1)", "var(--series-2)", "var(--series-3)")
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure.
-
-    Attributes:
-        data: plotly's traces.
-        layout: what the page's own layout does not say: axes, shapes.
-        summary: what is to be seen, in a sentence or two.
-        head: of the table of its numbers.
-        rows: likewise.
-        height: pixels.
-    """
-
-    data: list[dict[str, Any]]
-    layout: dict[str, Any]
-    summary: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    height: int = 380
-
-
-def percent(value: float | None) -> str:
-    """``93.1``, or a dash where it is not known."""
-    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
 def scored(scores: Scores | None, name: str) -> str:
@@ -116,7 +80,7 @@ def front_plot(candidates: Sequence[Student], students: Sequence[Student], cost:
         if student.validation
     ]
     head = ["student", COSTS[cost], "clean %, validation", "robust %, validation"]
-    axis = {"title": {"text": COSTS[cost]}, "tickformat": "~s", **_log(low.costs[cost], high.costs[cost])}
+    axis = {"title": {"text": COSTS[cost]}, "tickformat": "~s", **log_axis(low.costs[cost], high.costs[cost])}
     return Plot(data, {"xaxis": axis, "yaxis": {"title": {"text": "accuracy, %"}}}, summary, head, rows, height=440)
 
 
@@ -171,185 +135,6 @@ def _to_the_right(trace: dict[str, Any], end: float) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Training
-
-
-def training_plots(rows: Sequence[Mapping[str, Any]]) -> list[Plot]:
-    """Loss and accuracies over all epochs, phase after phase; rows of metrics.jsonl."""
-    epochs = [row for row in rows if row.get("kind") == "epoch"]
-    phases = list(dict.fromkeys(row["phase"] for row in epochs))
-    first: dict[str, int] = {}
-    for phase in phases:
-        first[phase] = 1 + sum(row["phase"] in first for row in epochs)
-    by_phase = {phase: [row for row in epochs if row["phase"] == phase] for phase in phases}
-
-    def at(row: Mapping[str, Any]) -> int:
-        return first[row["phase"]] + row["epoch"]
-
-    shapes = [
-        {"type": "line", "x0": start - 0.5, "x1": start - 0.5, "yref": "paper", "y0": 0, "y1": 1, "line": _thin()}
-        for start in list(first.values())[1:]
-    ]
-    names = [
-        {"x": start, "y": 1, "yref": "paper", "yanchor": "bottom", "xanchor": "left", "text": escape(phase)}
-        for phase, start in first.items()
-    ]
-    axes: dict[str, Any] = {
-        "xaxis": {"title": {"text": "epoch of the run"}, "range": [0.5, len(epochs) + 0.5], **_whole(len(epochs))},
-        "shapes": shapes,
-        "annotations": [{**name, "showarrow": False} for name in names],
-    }
-    losses = [
-        {
-            **_line(phase, [at(row) for row in group], [row["loss"] for row in group], SERIES[index % len(SERIES)]),
-            "showlegend": False,
-            "hovertemplate": f"epoch %{{x}}: loss %{{y:.4g}}<extra>{escape(phase)}</extra>",
-        }
-        for index, (phase, group) in enumerate(by_phase.items())
-    ]
-    values = [row["loss"] for row in epochs]
-    plots = [
-        Plot(
-            losses,
-            {
-                **axes,
-                "yaxis": {
-                    "title": {"text": "training loss (log)"},
-                    "tickformat": "~g",
-                    **_log(min(values), max(values)),
-                },
-            },
-            "Training loss by epoch, of each phase's own objective, so that phases cannot be compared. "
-            + " ".join(
-                f"Phase {phase}: {group[0]['loss']:.3g} in the first of {len(group)} epochs, "
-                f"{group[-1]['loss']:.3g} in the last."
-                for phase, group in by_phase.items()
-            ),
-            ["phase", "epoch", "loss", "clean %, training", "robust %, training"],
-            [
-                [
-                    row["phase"],
-                    str(row["epoch"] + 1),
-                    f"{row['loss']:.4g}",
-                    percent(row["clean"]),
-                    percent(row["robust"]),
-                ]
-                for row in epochs
-            ],
-            height=300,
-        )
-    ]
-    validations = [row for row in rows if row.get("kind") == "validation" and row.get("phase") in first]
-    if validations:
-        plots.append(_validated(validations, axes, at))
-    return plots
-
-
-def _validated(validations: Sequence[Mapping[str, Any]], axes: dict[str, Any], at: Any) -> Plot:
-    """Clean and robust accuracy of the students that were validated; random ones as their mean."""
-    styles = {"largest": "solid", "smallest": "dot", "random": "dash"}
-    values: dict[tuple[str, str], dict[int, float]] = {}
-    for row in validations:
-        groups: dict[str, list[Any]] = {}
-        for name, measured in row["students"].items():
-            groups.setdefault(name if name in styles else "random", []).append(measured)
-        for group, members in groups.items():
-            for what in ("clean", "robust"):
-                mean = sum(member[what] for member in members) / len(members)
-                values.setdefault((group, what), {})[at(row)] = mean
-    data = []
-    for (group, what), points in values.items():
-        colour = ROBUST if what == "robust" else CLEAN
-        line = _line(f"{group}, {what}", list(points), [100 * value for value in points.values()], colour)
-        line["line"]["dash"] = styles[group]
-        line["hovertemplate"] = f"epoch %{{x}}: %{{y:.1f}} %<extra>{group}, {what}</extra>"
-        data.append(line)
-    last = {key: list(points.values())[-1] for key, points in values.items()}
-    summary = (
-        f"Accuracy of validated students (validation images, {validations[-1]['attack']}; random: mean of the others). "
-        "In the end: " + ", ".join(f"{group} {percent(value)} % {what}" for (group, what), value in last.items()) + "."
-    )
-    rows = [
-        [group, what, str(epoch), percent(value)]
-        for (group, what), points in values.items()
-        for epoch, value in points.items()
-    ]
-    layout = {**axes, "yaxis": {"title": {"text": "validation accuracy, %"}}}
-    return Plot(data, layout, summary, ["student", "accuracy", "epoch of the run", "%"], rows)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The sampler
-
-
-def sampling_plots(phase: SampledPhase) -> list[Plot]:
-    """Shares of the bins in the trained students over the epochs, and their robust gap."""
-    colours = [
-        f"var(--bin-{round(index * (BINS - 1) / max(len(phase.bins) - 1, 1))})" for index in range(len(phase.bins))
-    ]
-    epochs = phase.epochs.tolist()
-    bars, lines = [], []
-    for index, (name, colour) in enumerate(zip(phase.bins, colours, strict=True)):
-        shares, gaps = 100 * phase.shares[:, index], phase.robust_gap[:, index]
-        extra = f"<extra>{name}</extra>"
-        bars.append(
-            {
-                "type": "bar",
-                "name": name,
-                "x": epochs,
-                "y": _finite(shares),
-                "marker": {"color": colour},
-                "hovertemplate": f"epoch %{{x}}: %{{y:.0f}} % of the trained students{extra}",
-            }
-        )
-        lines.append(
-            {
-                **_line(name, epochs, _finite(gaps), colour),
-                "hovertemplate": f"epoch %{{x}}: gap %{{y:.4f}} nats{extra}",
-            }
-        )
-    axis = {"title": {"text": f"epoch of phase {escape(phase.name)}"}, **_whole(len(epochs))}
-    total = phase.sampled.sum(axis=0)
-    share = total / max(total.sum(), 1)
-    counted = ", ".join(f"{name} {percent(value)} %" for name, value in zip(phase.bins, share, strict=True))
-    words = f"Phase {phase.name}, sampler {phase.sampler}: {int(total.sum()):,} students trained. "
-    head = ["epoch", *phase.bins]
-    plots = [
-        Plot(
-            bars,
-            {
-                "barmode": "stack",
-                "bargap": 0.1,
-                "xaxis": axis,
-                "yaxis": {"title": {"text": "share, %"}, "range": [0, 100]},
-            },
-            f"{words}Their share by multiply-adds, over all epochs: {counted}.",
-            head,
-            [[str(e), *map(percent, row)] for e, row in zip(epochs, phase.shares, strict=True)],
-            height=340,
-        )
-    ]
-    known = ~np.isnan(phase.robust_gap)
-    if known.any():
-        worst = phase.bins[int(np.nanargmax(np.where(known.any(0), np.nan_to_num(phase.robust_gap).mean(0), np.nan)))]
-        plots.append(
-            Plot(
-                lines,
-                {"xaxis": axis, "yaxis": {"title": {"text": "robust gap, nats"}}},
-                "Robust gap by multiply-adds: how much farther than the largest student they are from the teacher on "
-                f"adversarial training images. Largest on average in {worst}.",
-                head,
-                [
-                    [str(epoch), *("-" if math.isnan(v) else f"{v:.4f}" for v in row)]
-                    for epoch, row in zip(epochs, phase.robust_gap, strict=True)
-                ],
-                height=340,
-            )
-        )
-    return plots
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Attacks, the predictor, latency, energy
 
 
@@ -358,8 +143,8 @@ def radii_plot(curves: Sequence[Curve], attack: str, norm: str, eps: float) -> P
     data, words, rows = [], [], []
     for curve, colour in zip(curves, SERIES, strict=False):
         radii, values = list(curve.accuracies), list(curve.accuracies.values())
-        line = _line(curve.victim.name, radii, [100 * value.value for value in values], colour)
-        line["error_y"] = {
+        trace = line(curve.victim.name, radii, [100 * value.value for value in values], colour)
+        trace["error_y"] = {
             "type": "data",
             "symmetric": False,
             "array": [100 * (value.interval[1] - value.value) for value in values],
@@ -368,9 +153,9 @@ def radii_plot(curves: Sequence[Curve], attack: str, norm: str, eps: float) -> P
             "thickness": 1,
         }
         name = escape(curve.victim.name)
-        line["name"] = f"{name}, {short(curve.victim.multiply_adds)}"
-        line["hovertemplate"] = f"eps %{{x:.4g}}: %{{y:.1f}} %<extra>{name}</extra>"
-        data.append(line)
+        trace["name"] = f"{name}, {short(curve.victim.multiply_adds)}"
+        trace["hovertemplate"] = f"eps %{{x:.4g}}: %{{y:.1f}} %<extra>{name}</extra>"
+        data.append(trace)
         images = values[0].total
         at_eps = curve.accuracies[eps]
         words.append(
@@ -393,7 +178,7 @@ def radii_plot(curves: Sequence[Curve], attack: str, norm: str, eps: float) -> P
         "yref": "paper",
         "y0": 0,
         "y1": 1,
-        "line": {**_thin(), "dash": "dash"},
+        "line": {**thin(), "dash": "dash"},
     }
     note = {"x": eps, "y": 1, "yref": "paper", "yanchor": "bottom", "text": "threat model", "showarrow": False}
     layout = {
@@ -412,8 +197,8 @@ def learning_plot(curve: Sequence[Mapping[str, Any]]) -> Plot:
     """Rank correlation of the predictors by the number of labels."""
     data = []
     for what, colour in (("clean", CLEAN), ("robust", ROBUST)):
-        line = _line(what, [point["labels"] for point in curve], [point["tau"][what] for point in curve], colour)
-        data.append({**line, "hovertemplate": f"%{{x}} labels: tau %{{y:.2f}}<extra>{what}</extra>"})
+        trace = line(what, [point["labels"] for point in curve], [point["tau"][what] for point in curve], colour)
+        data.append({**trace, "hovertemplate": f"%{{x}} labels: tau %{{y:.2f}}<extra>{what}</extra>"})
     last = curve[-1]
     summary = (
         f"Kendall's tau of held-out predictions by the number of labels; with {last['labels']}: "
@@ -427,12 +212,12 @@ def learning_plot(curve: Sequence[Mapping[str, Any]]) -> Plot:
 def latency_plot(table: LatencyTable) -> Plot:
     """Predicted against measured latency of whole students."""
     ends = [min(s.measured for s in table.students), max(s.measured for s in table.students)]
-    data = [{**_line("equal", [1000 * end for end in ends], [1000 * end for end in ends], MUTED), "mode": "lines"}]
+    data = [{**line("equal", [1000 * end for end in ends], [1000 * end for end in ends], MUTED), "mode": "lines"}]
     for held_out, name, colour in ((True, "held out", SERIES[0]), (False, "of the fit", SERIES[1])):
         group = [student for student in table.students if student.held_out == held_out]
         data.append(
             {
-                **_line(name, [1000 * s.measured for s in group], [1000 * s.predicted for s in group], colour),
+                **line(name, [1000 * s.measured for s in group], [1000 * s.predicted for s in group], colour),
                 "mode": "markers",
                 "text": [f"{short(student.multiply_adds)} multiply-adds" for student in group],
                 "hovertemplate": f"%{{text}}<br>measured %{{x:.3g}} ms, predicted %{{y:.3g}} ms<extra>{name}</extra>",
@@ -460,8 +245,8 @@ def savings_plot(run: float, alone: float, unit: str, break_even: float) -> Plot
     most = max(10, math.ceil(2 * break_even)) if math.isfinite(break_even) else 10
     counts = list(range(1, most + 1)) if most <= 60 else [round(1 + i * (most - 1) / 59) for i in range(60)]
     data = [
-        _line("one training for all", counts, [run] * len(counts), SERIES[0]),
-        _line("each trained alone", counts, [alone * count for count in counts], SERIES[1]),
+        line("one training for all", counts, [run] * len(counts), SERIES[0]),
+        line("each trained alone", counts, [alone * count for count in counts], SERIES[1]),
     ]
     for trace in data:
         trace |= {"mode": "lines", "hovertemplate": f"%{{x}} students: %{{y:.3g}} {unit}<extra>{trace['name']}</extra>"}
@@ -476,34 +261,3 @@ def savings_plot(run: float, alone: float, unit: str, break_even: float) -> Plot
     rows = [[str(n), f"{run:.3g}", f"{alone * n:.3g}"] for n in (1, 2, 5, 10, 20, 50, 100)]
     head = ["students", f"one training for all, {unit}", f"each trained alone, {unit}"]
     return Plot(data, layout, summary, head, rows, height=300)
-
-
-def _line(name: str, x: Sequence[Any], y: Sequence[Any], colour: str) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": escape(name),
-        "x": list(x),
-        "y": list(y),
-        "line": {"color": colour, "width": 2},
-        "marker": {"color": colour, "size": 6},
-    }
-
-
-def _log(low: float, high: float) -> dict[str, Any]:
-    """A log axis for these values, whose ticks do not crowd: at 1, 2 and 5, where that is enough of them."""
-    return {"type": "log", "dtick": "D2"} if high > 5 * low > 0 else {"type": "log"}
-
-
-def _whole(count: int) -> dict[str, Any]:
-    """Ticks of an axis that counts: never between two numbers."""
-    return {"dtick": 1} if count <= 12 else {}
-
-
-def _thin() -> dict[str, Any]:
-    return {"color": MUTED, "width": 1}
-
-
-def _finite(values: Iterable[float]) -> list[float | None]:
-    """For JSON: unknown values are null."""
-    return [float(value) if math.isfinite(value) else None for value in values]
