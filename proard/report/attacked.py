@@ -27,7 +27,7 @@ LOOKED_AT = 4  # times as many are attacked, to find some that the attack breaks
 RADII = (0.25, 0.5, 1.0, 1.5, 2.0)  # relative to the threat model's eps
 MOST_IMAGES = 200  # per student, for the curve
 BATCH = 8  # images, after each of which the time is looked at
-SECONDS = 12.0  # for the shown images, and per student for the curve
+SECONDS = 8.0  # for the shown images, and per student for the curve
 
 
 @dataclass(frozen=True)
