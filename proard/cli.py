@@ -342,6 +342,25 @@ def evaluate(
 
 
 @app.command()
+def report(
+    run: RunOption = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default report.html in the run directory.")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write one HTML page about a run, which needs no network: front, students, training, attacked images, energy."""
+    from proard.report import write_report
+
+    path = write_report(run, out, quiet=quiet)
+    size = path.stat().st_size
+    if as_json:
+        print(json.dumps({"path": str(path), "bytes": size}, indent=1))
+        return
+    print(f"report:  {path} ({size / 1e6:.1f} MB)")
+    print("next:    open it in a browser; the budget under the front gives the command that extracts its student")
+
+
+@app.command()
 def configs(name: Annotated[str | None, typer.Argument(help="Print this one.")] = None) -> None:
     """List the packaged configurations, or print one."""
     from proard.config import find_config, packaged_configs

@@ -1,0 +1,203 @@
+"""What the evaluation attack does to a small and a large student: some images, and accuracy over radii.
+
+Both are made anew for the page, on test images; nothing is chosen by them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from proard import build
+from proard.attacks import Attack
+from proard.device import resolve_device
+from proard.diagnostics.curve import Cascade
+from proard.export import load_student
+from proard.folding import fast_copy
+from proard.measurement import Accuracy, evaluation_mode
+from proard.report.subject import Student, Subject
+
+SHOWN = 6  # images
+LOOKED_AT = 4  # times as many are attacked, to find some that the attack breaks
+RADII = (0.25, 0.5, 1.0, 1.5, 2.0)  # relative to the threat model's eps
+MOST_IMAGES = 200  # per student, for the curve
+BATCH = 8  # images, after each of which the time is looked at
+SECONDS = 8.0  # for the shown images, and per student for the curve
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A network that is attacked.
+
+    Attributes:
+        name: for people.
+        multiply_adds: per image.
+        network: images (N, C, H, W) in [0, 1] to logits, in evaluation mode, on the run's device.
+    """
+
+    name: str
+    multiply_adds: float
+    network: nn.Module
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One student on one image.
+
+    Attributes:
+        adversarial: (C, H, W) in [0, 1].
+        before: the class that it predicts for the clean image.
+        after: likewise for the adversarial one.
+    """
+
+    adversarial: torch.Tensor
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image (C, H, W) in [0, 1], its label, and what became of it for each victim."""
+
+    image: torch.Tensor
+    label: int
+    outcomes: Sequence[Outcome]
+
+    @property
+    def broken(self) -> bool:
+        """Whether the attack made a victim wrong that was right."""
+        return any(outcome.before == self.label != outcome.after for outcome in self.outcomes)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracies of a victim by radius, ascending from 0."""
+
+    victim: Victim
+    accuracies: dict[float, Accuracy]
+
+
+class Attacked:
+    """The two ends of a run, under its evaluation attack.
+
+    Args:
+        subject: the run.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+
+    @cached_property
+    def attack(self) -> Attack:
+        """That of ``evaluation``.
+
+        Raises:
+            UserError: it needs a package that is missing.
+        """
+        config = self.subject.config
+        return build.attack(config.evaluation.attack, build.threat_model(config), "evaluation.attack")
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The run's.
+
+        Raises:
+            UserError: this machine has none like it.
+        """
+        return resolve_device(self.subject.config.device)
+
+    @cached_property
+    def victims(self) -> list[Victim]:
+        """The smallest and the largest extracted student; where there are no two, the space's ends, cut out now.
+
+        Of a run with one network, that one.
+
+        Raises:
+            UserError: neither students nor weights can be read.
+        """
+        different: dict[str, Student] = {}
+        for student in self.subject.students:
+            if not student.alone:
+                different.setdefault(str(student.architecture), student)
+        found = list(different.values())
+        if len(found) > 1:
+            found = [found[0], found[-1]]
+        if found and (len(found) > 1 or not self.subject.is_supernet):
+            return [
+                Victim(student.name, student.costs["multiply_adds"], load_student(student.folder).to(self.device))
+                for student in found
+                if student.folder is not None
+            ]
+        trained = self.subject.trained
+        space = trained.supernet.space
+        ends = {"smallest of the space": space.smallest(), "largest of the space": space.largest()}
+        if space.size == 1:
+            ends = {"student": space.largest()}
+        return [
+            Victim(name, space.cost(end).multiply_adds, trained.supernet.extract(end, trained.calibration))
+            for name, end in ends.items()
+        ]
+
+    def shown(self, seconds: float = SECONDS) -> list[Shown]:
+        """Some test images, attacked for each victim by itself; up to half of them such that the attack broke.
+
+        Args:
+            seconds: after which no further images are looked at.
+
+        Raises:
+            UserError: the images, or the networks, cannot be read.
+        """
+        start, seen = time.perf_counter(), list[Shown]()
+        for images, labels in self._batches(SHOWN, LOOKED_AT * SHOWN):
+            if seen and time.perf_counter() - start > seconds:
+                break
+            columns = [self._outcomes(victim, images, labels) for victim in self.victims]
+            rows = zip(images.cpu(), labels.tolist(), *columns, strict=True)
+            seen += [Shown(image, label, outcomes) for image, label, *outcomes in rows]
+        broken, others = ([one for one in seen if one.broken == wanted] for wanted in (True, False))
+        return [*broken[: SHOWN // 2], *others, *broken[SHOWN // 2 :]][:SHOWN]
+
+    def _outcomes(self, victim: Victim, images: torch.Tensor, labels: torch.Tensor) -> list[Outcome]:
+        with evaluation_mode(victim.network):
+            adversarial = self.attack(victim.network, images, labels)
+            with torch.no_grad():
+                before, after = (victim.network(x).argmax(1).tolist() for x in (images, adversarial))
+        return [Outcome(*row) for row in zip(adversarial.cpu(), before, after, strict=True)]
+
+    def curves(self, seconds: float = SECONDS) -> list[Curve]:
+        """Accuracy of each victim at 0 and at `RADII`, on as many test images as the time allows.
+
+        Args:
+            seconds: that a victim may take; the first `BATCH` images are attacked however long that takes.
+
+        Raises:
+            UserError: as for `shown`.
+        """
+        radii = [factor * self.attack.threat.eps for factor in RADII]
+        curves = []
+        for victim in self.victims:
+            start = time.perf_counter()
+            cascade = Cascade(self.attack, radii, self.subject.config.seed)
+            network: nn.Module | None = None
+            with evaluation_mode(victim.network):
+                for images, labels in self._batches(BATCH, MOST_IMAGES):
+                    spent = time.perf_counter() - start
+                    if cascade.total and spent * (1 + len(labels) / cascade.total) > seconds:
+                        break
+                    if network is None:
+                        network = fast_copy(victim.network, images).eval()
+                    cascade.add(network, images, labels)
+            curves.append(Curve(victim, cascade.accuracies()))
+        return curves
+
+    def _batches(self, size: int, most: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """At most so many test images, stratified by class and in random order, in batches on the run's device."""
+        seed = self.subject.config.seed
+        images = self.subject.data.test.subset(most, seed)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+        return images.batches(order.split(size), self.device)

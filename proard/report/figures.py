@@ -1,0 +1,263 @@
+"""Figures of what a run has: its front, and what was measured of robustness, predictions, latency and cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from proard.budgets import short, short_time
+from proard.latency import LatencyTable
+from proard.report.attacked import Curve
+from proard.report.pictures import in_words
+from proard.report.plots import CLEAN, MUTED, ROBUST, SERIES, Plot, line, log_axis, percent, thin
+from proard.report.subject import COSTS, Scores, Student, best_within
+
+
+def scored(scores: Scores | None, name: str) -> str:
+    """An accuracy in per cent, with its interval where it has one."""
+    if scores is None:
+        return "-"
+    value = percent(getattr(scores, name))
+    if not scores.intervals:
+        return value
+    low, high = scores.intervals[name]
+    return f"{value} ({percent(low)}-{percent(high)})"
+
+
+def hover(student: Student) -> str:
+    """What a student is, for plotly's hover: lines of escaped text."""
+    costs = ", ".join(f"{short(student.costs[name])} {noun}" for name, noun in COSTS.items() if name in student.costs)
+    lines = [student.name, costs, *(in_words(student.architecture) if student.architecture else ())]
+    return "<br>".join(escape(line) for line in lines)
+
+
+def front_plot(candidates: Sequence[Student], students: Sequence[Student], cost: str, searched: bool) -> Plot:
+    """Accuracies against a cost: the students that may be chosen, on validation images, and the extracted, on test.
+
+    Args:
+        candidates: with validation scores.
+        students: of the student directories.
+        cost: a name of `COSTS`.
+        searched: whether the candidates are those of `search`.
+    """
+    known = [student for student in candidates if cost in student.costs and student.validation]
+    best = best_within(known, cost)
+    data = []
+    scores = next(student.validation for student in known if student.validation)
+    if len(known) > len(best):
+        name = "measured, robust" if searched else "validated, robust"
+        data.append(_scatter(name, known, cost, "robust", mode="markers", opacity=0.35, size=5))
+    most = max(student.costs[cost] for student in known)
+    data.append(_to_the_right(_scatter("best within a budget, robust", best, cost, "robust", shape="hv"), most))
+    data.append(_to_the_right(_scatter("the same students, clean", best, cost, "clean", shape="hv"), most))
+    for alone, label, symbol in ((False, "extracted", "diamond"), (True, "trained alone", "x")):
+        group = [student for student in students if student.alone == alone and student.test and cost in student.costs]
+        data += [
+            _scatter(f"{label}, {what} (test)", group, cost, what, test=True, symbol=symbol)
+            for what in ("robust", "clean")
+            if group
+        ]
+    tested = next((student.test for student in students if student.test), None)
+    low, high = known[0], max(known, key=lambda student: student.costs[cost])
+    top = best[-1]
+    summary = (
+        f"{len(known)} students of {short(low.costs[cost])} to {short(high.costs[cost])} {COSTS[cost]}, "
+        f"lines and dots on validation images ({scores.where}). The most robust has {scored(top.validation, 'robust')} "
+        f"% robust and {scored(top.validation, 'clean')} % clean accuracy at {short(top.costs[cost])} {COSTS[cost]}."
+    )
+    if tested:
+        summary += f" Diamonds and crosses: student directories, on test images ({tested.where}), with 95 % intervals."
+    rows = [
+        [
+            student.name,
+            short(student.costs[cost]),
+            percent(student.validation.clean),
+            percent(student.validation.robust),
+        ]
+        for student in best
+        if student.validation
+    ]
+    head = ["student", COSTS[cost], "clean %, validation", "robust %, validation"]
+    axis = {"title": {"text": COSTS[cost]}, "tickformat": "~s", **log_axis(low.costs[cost], high.costs[cost])}
+    return Plot(data, {"xaxis": axis, "yaxis": {"title": {"text": "accuracy, %"}}}, summary, head, rows, height=440)
+
+
+def _scatter(
+    name: str,
+    students: Sequence[Student],
+    cost: str,
+    what: str,
+    *,
+    mode: str = "lines+markers",
+    opacity: float = 1.0,
+    size: int = 7,
+    shape: str = "linear",
+    test: bool = False,
+    symbol: str = "circle",
+) -> dict[str, Any]:
+    """Students of one split."""
+    scores = [student.test if test else student.validation for student in students]
+    colour = ROBUST if what == "robust" else CLEAN
+    values = [100 * getattr(score, what) for score in scores]
+    trace: dict[str, Any] = {
+        "type": "scatter",
+        "name": name,
+        "mode": "markers" if test else mode,
+        "x": [student.costs[cost] for student in students],
+        "y": values,
+        "text": [hover(student) for student in students],
+        "hovertemplate": f"%{{text}}<br><b>{what} %{{y:.1f}} %</b><extra>{escape(name)}</extra>",
+        "marker": {"color": colour, "size": 10 if test else size, "symbol": symbol, "opacity": opacity},
+        "line": {"color": colour, "shape": shape, "width": 2, "dash": "solid" if what == "robust" else "dot"},
+    }
+    if test and all(score is not None and score.intervals for score in scores):
+        ends = [score.intervals[what] for score in scores if score is not None and score.intervals]
+        trace["error_y"] = {
+            "type": "data",
+            "symmetric": False,
+            "array": [100 * high - value for (_, high), value in zip(ends, values, strict=True)],
+            "arrayminus": [value - 100 * low for (low, _), value in zip(ends, values, strict=True)],
+            "color": colour,
+            "thickness": 1.5,
+        }
+    return trace
+
+
+def _to_the_right(trace: dict[str, Any], end: float) -> dict[str, Any]:
+    """The same line up to ``end``: what is best within a budget stays so until another is."""
+    size = trace["marker"]["size"]
+    trace["marker"] = {**trace["marker"], "size": [size] * len(trace["x"]) + [0]}
+    for key, last in (("x", end), ("y", trace["y"][-1]), ("text", trace["text"][-1])):
+        trace[key] = [*trace[key], last]
+    return trace
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Attacks, the predictor, latency, energy
+
+
+def radii_plot(curves: Sequence[Curve], attack: str, norm: str, eps: float) -> Plot:
+    """Robust accuracy over the radius, with 95 % intervals."""
+    data, words, rows = [], [], []
+    for curve, colour in zip(curves, SERIES, strict=False):
+        radii, values = list(curve.accuracies), list(curve.accuracies.values())
+        trace = line(curve.victim.name, radii, [100 * value.value for value in values], colour)
+        trace["error_y"] = {
+            "type": "data",
+            "symmetric": False,
+            "array": [100 * (value.interval[1] - value.value) for value in values],
+            "arrayminus": [100 * (value.value - value.interval[0]) for value in values],
+            "color": colour,
+            "thickness": 1,
+        }
+        name = escape(curve.victim.name)
+        trace["name"] = f"{name}, {short(curve.victim.multiply_adds)}"
+        trace["hovertemplate"] = f"eps %{{x:.4g}}: %{{y:.1f}} %<extra>{name}</extra>"
+        data.append(trace)
+        images = values[0].total
+        at_eps = curve.accuracies[eps]
+        words.append(
+            f"{curve.victim.name} ({short(curve.victim.multiply_adds)} multiply-adds, {images} test images): "
+            f"{values[0]} % clean, {at_eps} % at eps {eps:.4g}, {values[-1]} % at {radii[-1]:.4g}."
+        )
+        rows += [
+            [
+                curve.victim.name,
+                f"{radius:.4g}",
+                f"{value} ({percent(value.interval[0])}-{percent(value.interval[1])})",
+                str(images),
+            ]
+            for radius, value in curve.accuracies.items()
+        ]
+    mark = {
+        "type": "line",
+        "x0": eps,
+        "x1": eps,
+        "yref": "paper",
+        "y0": 0,
+        "y1": 1,
+        "line": {**thin(), "dash": "dash"},
+    }
+    note = {"x": eps, "y": 1, "yref": "paper", "yanchor": "bottom", "text": "threat model", "showarrow": False}
+    layout = {
+        "xaxis": {"title": {"text": f"eps ({norm})"}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": f"accuracy under {attack}, %"}, "range": [0, 103]},
+        "shapes": [mark],
+        "annotations": [note],
+    }
+    return Plot(data, layout, f"Test accuracy under {attack} by radius. " + " ".join(words), _CURVE_HEAD, rows)
+
+
+_CURVE_HEAD = ("student", "eps", "accuracy %, 95 % interval", "test images")
+
+
+def learning_plot(curve: Sequence[Mapping[str, Any]]) -> Plot:
+    """Rank correlation of the predictors by the number of labels."""
+    data = []
+    for what, colour in (("clean", CLEAN), ("robust", ROBUST)):
+        trace = line(what, [point["labels"] for point in curve], [point["tau"][what] for point in curve], colour)
+        data.append({**trace, "hovertemplate": f"%{{x}} labels: tau %{{y:.2f}}<extra>{what}</extra>"})
+    last = curve[-1]
+    summary = (
+        f"Kendall's tau of held-out predictions by the number of labels; with {last['labels']}: "
+        f"clean {last['tau']['clean']:.2f}, robust {last['tau']['robust']:.2f}."
+    )
+    rows = [[str(p["labels"]), f"{p['tau']['clean']:.2f}", f"{p['tau']['robust']:.2f}"] for p in curve]
+    layout = {"xaxis": {"title": {"text": "labels"}}, "yaxis": {"title": {"text": "Kendall's tau"}}}
+    return Plot(data, layout, summary, ["labels", "clean tau", "robust tau"], rows, height=300)
+
+
+def latency_plot(table: LatencyTable) -> Plot:
+    """Predicted against measured latency of whole students."""
+    ends = [min(s.measured for s in table.students), max(s.measured for s in table.students)]
+    data = [{**line("equal", [1000 * end for end in ends], [1000 * end for end in ends], MUTED), "mode": "lines"}]
+    for held_out, name, colour in ((True, "held out", SERIES[0]), (False, "of the fit", SERIES[1])):
+        group = [student for student in table.students if student.held_out == held_out]
+        data.append(
+            {
+                **line(name, [1000 * s.measured for s in group], [1000 * s.predicted for s in group], colour),
+                "mode": "markers",
+                "text": [f"{short(student.multiply_adds)} multiply-adds" for student in group],
+                "hovertemplate": f"%{{text}}<br>measured %{{x:.3g}} ms, predicted %{{y:.3g}} ms<extra>{name}</extra>",
+            }
+        )
+    error = "" if table.error is None else f" Median error of held-out students {100 * table.error:.1f} %."
+    rank = "" if table.rank_correlation is None else f" Rank correlation (Spearman) {table.rank_correlation:.2f}."
+    rows = [
+        [
+            short(student.multiply_adds),
+            short_time(student.predicted),
+            short_time(student.measured),
+            short_time(student.p95),
+            "yes" if student.held_out else "no",
+        ]
+        for student in table.students
+    ]
+    head = ["multiply-adds", "predicted", "measured (median)", "p95", "held out"]
+    layout = {"xaxis": {"title": {"text": "measured, ms"}}, "yaxis": {"title": {"text": "predicted, ms"}}}
+    return Plot(data, layout, f"Latency of {len(table.students)} whole students.{error}{rank}", head, rows, height=340)
+
+
+def savings_plot(run: float, alone: float, unit: str, break_even: float) -> Plot:
+    """What N students cost: one training for all, or one each; in a unit of energy or time."""
+    most = max(10, math.ceil(2 * break_even)) if math.isfinite(break_even) else 10
+    counts = list(range(1, most + 1)) if most <= 60 else [round(1 + i * (most - 1) / 59) for i in range(60)]
+    data = [
+        line("one training for all", counts, [run] * len(counts), SERIES[0]),
+        line("each trained alone", counts, [alone * count for count in counts], SERIES[1]),
+    ]
+    for trace in data:
+        trace |= {"mode": "lines", "hovertemplate": f"%{{x}} students: %{{y:.3g}} {unit}<extra>{trace['name']}</extra>"}
+    summary = (
+        f"One training took {run:.3g} {unit}; a student trained alone took {alone:.3g} {unit} on average. "
+        f"One training is cheaper from {break_even:.1f} students on."
+    )
+    layout = {
+        "xaxis": {"title": {"text": "students (budgets)"}},
+        "yaxis": {"title": {"text": unit}, "rangemode": "tozero"},
+    }
+    rows = [[str(n), f"{run:.3g}", f"{alone * n:.3g}"] for n in (1, 2, 5, 10, 20, 50, 100)]
+    head = ["students", f"one training for all, {unit}", f"each trained alone, {unit}"]
+    return Plot(data, layout, summary, head, rows, height=300)

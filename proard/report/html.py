@@ -1,0 +1,41 @@
+"""Small pieces of HTML; all text that comes in is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    """A paragraph, of a class of the style."""
+    return f"<p{_class(kind)}>{escape(text)}</p>"
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> str:
+    """Terms and values."""
+    body = "".join(f"<dt>{escape(term)}</dt><dd>{escape(value)}</dd>" for term, value in rows)
+    return f'<dl class="facts">{body}</dl>'
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table that scrolls by itself where it is too wide."""
+    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return (
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(", ".join(head))}">'
+        f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def details(title: str, inside: str, *, is_open: bool = False) -> str:
+    """Something that opens on request; ``inside`` is HTML."""
+    return f"<details{' open' if is_open else ''}><summary>{escape(title)}</summary>{inside}</details>"
+
+
+def preformatted(text: str) -> str:
+    """Text with its line ends."""
+    return f"<pre>{escape(text)}</pre>"
+
+
+def _class(name: str) -> str:
+    return f' class="{escape(name)}"' if name else ""

@@ -1,0 +1,366 @@
+"""The sections of the page, each from one part of a run; a section without data raises the line that stands for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from proard.alone import cost_of_training
+from proard.budgets import short, short_time
+from proard.errors import UserError
+from proard.report import figures, html, training_figures
+from proard.report.attacked import Attacked, Shown, Victim
+from proard.report.choice import choice
+from proard.report.figures import scored
+from proard.report.pictures import in_words, png, stages_svg
+from proard.report.plots import Plots, percent
+from proard.report.sampling import sampled_phases
+from proard.report.subject import COSTS, Student, Subject
+from proard.search.predictor import TARGETS
+
+MOST_PICTURES = 12
+
+
+class Sections:
+    """The sections in HTML, and what the page's script needs for them.
+
+    Args:
+        subject: the run.
+
+    Attributes:
+        data: for the script; complete when all sections were asked for.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.run = subject.run
+        self.attacked = Attacked(subject)
+        self.plots = Plots()
+        self.data: dict[str, Any] = {"plots": self.plots.kept}
+
+    # What the run is
+
+    def head(self) -> str:
+        """Name and facts."""
+        config, path = self.subject.config, self.run.path
+        norm, eps = config.threat.norm, config.threat.eps
+        data = config.data.name + (f", {config.data.limit} images" if config.data.limit else "")
+        card = self._any_card()
+        if card:
+            data += f", {len(card['classes'])} classes, images {'x'.join(map(str, card['input_shape']))}"
+        rows = [
+            ("data", data),
+            ("threat model", f"{norm}, eps {eps:.4g}, pixel values in [0, 1]"),
+            ("trained", f"{' -> '.join(f'{p.name} ({p.epochs} epochs, {p.objective.name})' for p in config.phases)}"),
+        ]
+        if self.subject.is_supernet:
+            rows.append(("network", f"supernet of family {config.supernet.family}"))
+        else:
+            rows.append(("network", "one network, trained alone (mode: student)"))
+        if self.subject.family is not None and self.subject.is_supernet:
+            space = self.subject.family.space()
+            costs = [space.cost(end) for end in (space.smallest(), space.largest())]
+            count = f"{space.size:,}" if space.size < 10**9 else f"{space.size:.2g}"
+            ends = ", ".join(
+                f"{short(getattr(costs[0], name))} to {short(getattr(costs[1], name))} {noun}"
+                for name, noun in COSTS.items()
+            )
+            rows.append(("students in it", f"{count}, of {ends} (1 multiply-add = 1 FLOP)"))
+        environment = self._environment()
+        when = str(environment.get("time", "not recorded"))
+        rows.append(("begun", f"{when}, with proard {environment.get('proard', '(version not recorded)')}"))
+        notes = "".join(html.paragraph(note, "missing") for note in dict.fromkeys(self.subject.notes))
+        title = f"<h1>{escape(path.resolve().name)}</h1>"
+        return title + html.paragraph(f"A report about the run {path}", "soft") + html.facts(rows) + notes
+
+    def _any_card(self) -> dict[str, Any] | None:
+        """What is in any student's card, or known from the images."""
+        try:
+            data = self.subject.data
+        except (UserError, OSError):
+            return None
+        return {"classes": data.class_names, "input_shape": data.input_shape}
+
+    def _environment(self) -> dict[str, Any]:
+        try:
+            return self.subject.read(self.run.environment.name, "proard train")
+        except UserError:
+            return {}
+
+    # Sections
+
+    def front(self) -> str:
+        """Accuracy against cost, with the choice by budget."""
+        inside, data = choice(self.subject, self.plots)
+        self.data |= data
+        return inside
+
+    def students(self) -> str:
+        """Those that were extracted, and the ends of the space, as pictures of their stages."""
+        decisions = self.subject.decisions
+        shown: list[tuple[str, Student]] = []
+        missing = ""
+        try:
+            for student in self.subject.extracted:
+                same = [index for index, (_, other) in enumerate(shown) if other.architecture == student.architecture]
+                if same:
+                    title, other = shown[same[0]]
+                    shown[same[0]] = (f"{title}, {student.name}", other)
+                else:
+                    shown.append((student.name, student))
+        except UserError as error:
+            missing = html.paragraph(str(error), "missing")
+        if len(shown) > MOST_PICTURES:
+            shown = [shown[round(i * (len(shown) - 1) / (MOST_PICTURES - 1))] for i in range(MOST_PICTURES)]
+        if self.subject.family is not None and self.subject.is_supernet:
+            space = self.subject.family.space()
+            for title, end in (("the smallest of the space", space.smallest()), ("the largest", space.largest())):
+                cost = space.cost(end)
+                costs = {"multiply_adds": cost.multiply_adds, "parameters": cost.parameters}
+                shown.append((title, Student(title, costs, end)))
+        pictures = "".join(self._student(title, student) for title, student in shown)
+        legend = (
+            "A bar is a block: its height is the width, its breadth the expansion, both relative to the largest "
+            "student (dashed outline); an empty outline is a block that the student leaves out. Numbers below are the "
+            "other decisions, such as the side of a kernel or the number of heads."
+        )
+        if not decisions:
+            legend = "Nothing varies between these students, or their family is not known; so there is nothing to draw."
+        return missing + html.paragraph(legend) + f'<div class="students">{pictures}</div>' + self._alone()
+
+    def _student(self, title: str, student: Student) -> str:
+        costs = ", ".join(
+            f"{short(student.costs[name])} {noun}" for name, noun in COSTS.items() if name in student.costs
+        )
+        lines = [costs]
+        if student.test:
+            lines.append(f"clean {scored(student.test, 'clean')} %, robust {scored(student.test, 'robust')} %")
+            lines.append(f"({student.test.where}; 95 % intervals)")
+        picture = ""
+        if student.architecture and self.subject.decisions:
+            picture = stages_svg(self.subject.decisions, student.architecture)
+        words = html.details("in words", html.preformatted("\n".join(in_words(student.architecture or {}))))
+        text = "<br>".join(map(escape, lines))
+        return f"<figure><strong>{escape(title)}</strong>{picture}<figcaption>{text}</figcaption>{words}</figure>"
+
+    def _alone(self) -> str:
+        alone = [student for student in self.subject.students if student.alone and student.test]
+        if not alone:
+            return ""
+        rows = [
+            [s.name, short(s.costs["multiply_adds"]), scored(s.test, "clean"), scored(s.test, "robust")] for s in alone
+        ]
+        where = alone[0].test.where if alone[0].test else ""
+        head = ["trained alone, for comparison", "multiply-adds", "clean %", "robust %"]
+        return html.details(f"Students trained alone ({where})", html.table(head, rows))
+
+    def training(self) -> str:
+        """Loss and validation by epoch."""
+        if not any(row.get("kind") == "epoch" for row in self.subject.metrics):
+            raise UserError(
+                f"no finished epoch in {self.run.metrics.name}; 'proard train --resume --run {self.run.path}' trains"
+            )
+        plots = training_figures.training_plots(self.subject.metrics)
+        return "".join(self.plots.add(plot, f"training-{index}") for index, plot in enumerate(plots))
+
+    def sampling(self) -> str:
+        """Shares and robust gaps by bins of multiply-adds."""
+        if not self.subject.is_supernet:
+            raise UserError("this run trained one network, so nothing was sampled")
+        phases = sampled_phases(self.run)
+        if not phases:
+            raise UserError(
+                f"{self.run.metrics.name} has no finished epoch of a phase in which something is elastic; "
+                f"'proard train' writes it"
+            )
+        body = html.paragraph(
+            "Bins are of multiply-adds per image, from the cheapest (dark) to the most expensive (light)."
+        )
+        for number, phase in enumerate(phases):
+            body += f"<h3>{escape(phase.name)}</h3>"
+            for index, plot in enumerate(training_figures.sampling_plots(phase)):
+                body += self.plots.add(plot, f"sampling-{number}-{index}")
+        return body
+
+    def images(self) -> str:
+        """Clean and adversarial images, and what a small and a large student make of them."""
+        shown, victims, attack = self.attacked.shown(), self.attacked.victims, self.attacked.attack
+        threat = attack.threat
+        classes = self.subject.data.class_names
+        farthest = max(float((o.adversarial - s.image).abs().max()) for s in shown for o in s.outcomes)
+        magnified = 0.5 / max(threat.eps if threat.norm == "linf" else farthest, 1e-6)
+        body = html.paragraph(
+            f"Test images, attacked by {attack.name} ({threat.norm}, eps {threat.eps:.4g}) for each student by itself. "
+            f"Perturbations are magnified {magnified:.3g} times, and grey is no change. Up to half of the images are "
+            "such that the attack broke, where there were any among the first ones: they show what an attack looks "
+            "like, not how accurate a student is."
+        )
+        figures_ = "".join(_image_figure(one, victims, classes, magnified) for one in shown)
+        return body + f'<div class="attacked">{figures_}</div>'
+
+    def radii(self) -> str:
+        """Accuracy over eps."""
+        threat = self.attacked.attack.threat
+        plot = figures.radii_plot(self.attacked.curves(), self.attacked.attack.name, threat.norm, threat.eps)
+        body = html.paragraph(
+            "Measured for this page on a part of the test images, with the evaluation attack at each radius; an image "
+            "that is broken at one radius counts as broken at larger ones. Robustness beyond the threat model was not "
+            "trained for."
+        )
+        return body + self.plots.add(plot, "radii")
+
+    def predictor(self) -> str:
+        """How far the search's predictions can be trusted."""
+        if not self.subject.is_supernet:
+            raise UserError("this run trained one network, so nothing was searched")
+        _, report = self.subject.front
+        if "predictor" not in report:
+            return html.paragraph(f"All {report['labels']} students were measured, or too few to predict others.")
+        rows = []
+        for name in report["predictor"][TARGETS[0]]["compared"]:
+            row = [name]
+            for target in TARGETS:
+                held_out, used = report["predictor"][target]["compared"][name], report["predictor"][target]["chosen"]
+                row += [f"{held_out['tau']:.2f}{' (used)' if used == name else ''}", f"{100 * held_out['error']:.1f}"]
+            rows.append(row)
+        head = ["predictor", *(f"{target} {what}" for target in TARGETS for what in ("tau", "error, points"))]
+        noise = ", ".join(f"{target} {100 * report['noise'][target]['standard_error']:.1f}" for target in TARGETS)
+        body = html.paragraph(
+            f"{report['labels']} students were measured on validation images; their standard error in points: {noise}. "
+            "Kendall's tau (1 ranks all pairs rightly, 0 is chance) and mean absolute error are of students that a "
+            "predictor had not seen. What is chosen is measured, never predicted."
+        ) + html.table(head, rows)
+        verified = report.get("verified") or {}
+        if verified.get("students"):
+            errors = ", ".join(f"{target} {100 * verified[f'{target}_error']:.1f}" for target in TARGETS)
+            body += html.paragraph(
+                f"{verified['students']} of the predicted front were measured: mean error {errors} points."
+            )
+        if report.get("learning_curve"):
+            body += self.plots.add(figures.learning_plot(report["learning_curve"]), "learning")
+        return body
+
+    def latency(self) -> str:
+        """The latency table."""
+        table = self.subject.latency()
+        body = html.facts(
+            [
+                ("device", table.device),
+                ("run as", f"{table.runtime}, {table.dtype}, {table.threads} thread(s), batch size {table.batch_size}"),
+                ("blocks", f"{len(table.blocks)} measured{', others interpolated' if table.interpolate else ''}"),
+            ]
+        )
+        if table.students:
+            return body + self.plots.add(figures.latency_plot(table), "latency")
+        slowest = sorted(table.blocks.items(), key=lambda item: -item[1].median)[:10]
+        return body + html.table(["block", "median"], [[key, short_time(entry.median)] for key, entry in slowest])
+
+    def energy(self) -> str:
+        """What the commands used, and what one training for all saves."""
+        energy = self.subject.read(self.run.energy.name, "proard train")
+        try:
+            commands, method = energy["commands"], str(energy["method"])
+            rows = [
+                [
+                    str(command["command"]),
+                    str(command["when"])[:16].replace("T", " "),
+                    f"{command['seconds']:.0f}",
+                    _thousandths(command["kwh"]),
+                    _thousandths(command["kg_co2eq"]),
+                    str(command["country"] or "world average"),
+                ]
+                for command in commands
+            ]
+            totals = [f"{energy['seconds']:.0f}", _thousandths(energy["kwh"]), _thousandths(energy["kg_co2eq"])]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self.run.energy.name} is damaged; 'proard train' writes it anew") from error
+        body = html.table(
+            ["command", "when (UTC)", "seconds", "Wh", "g CO2eq", "electricity of"], [*rows, ["all", "", *totals, ""]]
+        )
+        body += html.facts([("how measured", str(energy["how_measured"])), ("method", method)])
+        body += html.paragraph(
+            "CO2eq is the energy times the carbon intensity of the electricity named. It leaves out making the "
+            "hardware, cooling, and whatever was run before this run.",
+            "soft",
+        )
+        return body + "<h3>One training instead of N</h3>" + self._savings()
+
+    def _savings(self) -> str:
+        if not self.subject.is_supernet:
+            return html.paragraph("this run trained one network; a supernet's run compares itself", "missing")
+        try:
+            baseline = self.subject.read("baseline.json", f"proard baseline --flops {self.subject.typical_budget()}")
+            rows = baseline["comparisons"]
+            seconds, kwh = cost_of_training(self.run)
+            alone = sum(row["seconds_alone"] for row in rows) / len(rows)
+            energies = [row["kwh_alone"] for row in rows]
+            head = ["budget", "multiply-adds", "extracted %", "trained alone %", "difference", "alone, s", "alone, Wh"]
+            body = html.paragraph(
+                "The same architecture, images, teacher, objective and epochs, trained alone from random weights. Test "
+                "accuracy, clean / robust; the difference is of robust accuracy, in points."
+            ) + html.table(head, [_comparison(row) for row in rows])
+        except UserError as error:
+            return html.paragraph(str(error), "missing")
+        except (KeyError, TypeError, ValueError, ZeroDivisionError):
+            return html.paragraph("baseline.json is damaged; 'proard baseline' writes it again", "missing")
+        if not seconds:
+            return body + html.paragraph("What the one training took is not on record (no training in energy.json).")
+        one, each, unit = seconds, alone, "s"
+        if kwh is not None and None not in energies:
+            one, each, unit = 1000 * kwh, 1000 * sum(energies) / len(rows), "Wh"
+        body += self.plots.add(figures.savings_plot(one, each, unit, one / each if each else float("inf")), "savings")
+        return body + html.paragraph(
+            "'One training' is all that 'proard train' did in this run, its teacher included, which the students "
+            f"trained alone were given. Each further student is assumed to cost the mean of these {len(rows)}; "
+            "extraction and search are in the table above.",
+            "soft",
+        )
+
+    def setup(self) -> str:
+        """The resolved configuration and the environment."""
+        rows = [(key, str(value)) for key, value in self._environment().items()]
+        environment = html.facts(rows) if rows else html.paragraph("environment.json is missing", "missing")
+        text = self.run.config_file.read_text(encoding="utf-8")
+        return html.details("config.yaml, resolved", html.preformatted(text)) + html.details("environment", environment)
+
+
+def _image_figure(shown: Shown, victims: Sequence[Victim], classes: Sequence[str], magnified: float) -> str:
+    """A clean image, and a row per student: the adversarial image, the perturbation, and the predictions."""
+
+    def picture(image: Any, text: str) -> str:
+        return f'<img src="{png(image)}" alt="{escape(text)}" width="92">'
+
+    label = classes[shown.label]
+    rows = ""
+    for victim, outcome in zip(victims, shown.outcomes, strict=True):
+        before, after = classes[outcome.before], classes[outcome.after]
+        kinds = ["" if index == shown.label else ' class="wrong"' for index in (outcome.before, outcome.after)]
+        perturbation = (outcome.adversarial - shown.image) * magnified + 0.5
+        rows += (
+            f"<tr><td>{picture(outcome.adversarial, f'{label}, attacked for {victim.name}: predicted {after}')}</td>"
+            f"<td>{picture(perturbation, f'the perturbation for {victim.name}, magnified')}</td>"
+            f"<td>{escape(victim.name)}, {short(victim.multiply_adds)}:<br><span{kinds[0]}>{escape(before)}</span>"
+            f" &rarr; <span{kinds[1]}>{escape(after)}</span></td></tr>"
+        )
+    head = (
+        f"<tr><td>{picture(shown.image, f'clean image of class {label}')}</td><td colspan=2>clean image of class "
+        f"<strong>{escape(label)}</strong>.<br>Below: attacked, perturbation, and predictions before &rarr; after."
+        "</td></tr>"
+    )
+    return f"<figure><table>{head}{rows}</table></figure>"
+
+
+def _comparison(row: Mapping[str, Any]) -> list[str]:
+    pairs = [
+        f"{percent(row[f'clean_accuracy_{name}'])} / {percent(row[f'robust_accuracy_{name}'])}"
+        for name in ("extracted", "alone")
+    ]
+    difference = f"{100 * row['robust_accuracy_difference']:+.1f}"
+    seconds = f"{row['seconds_alone']:.0f}"
+    return [row["budget"], short(row["multiply_adds"]), *pairs, difference, seconds, _thousandths(row["kwh_alone"])]
+
+
+def _thousandths(value: float | None) -> str:
+    """Kilowatt hours in Wh, or kilograms in g."""
+    return "not measured" if value is None else f"{1000 * value:.3g}"
