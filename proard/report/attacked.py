@@ -190,7 +190,7 @@ class Attacked:
                     if cascade.total and spent * (1 + len(labels) / cascade.total) > seconds:
                         break
                     if network is None:
-                        network = fast_copy(victim.network, images).eval()
+                        network = fast_copy(victim.network, images)
                     cascade.add(network, images, labels)
             curves.append(Curve(victim, cascade.accuracies()))
         return curves
