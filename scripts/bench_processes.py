@@ -24,9 +24,9 @@ from proard.device import resolve_device
 CONFIG = """
 data: {{name: {data}, limit: {limit}}}
 batch_size: {batch_size}
-supernet: {{family: {family}}}
+supernet: {{family: {family}, widths: [32, 64, 128], blocks: [1, 1, 1]}}
 attack: {{name: pgd, steps: {steps}}}
-validation: {{every: 1000}}
+validation: {{every: 1000, students: 0, images: 60, calibration_images: 60, attack: {{steps: 1}}}}
 phases:
   - {{name: students, epochs: {epochs}, learning_rate: 0.01, elastic: [all], objective: {{name: trades}}}}
 """
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="the first is what others relate to")
     parser.add_argument("--data", default="fashion_mnist", help="its root is read from PROARD_DATA")
     parser.add_argument("--limit", type=int, default=640)
-    parser.add_argument("--family", default="resnet")
+    parser.add_argument("--family", default="resnet", help="with the options widths and blocks")
     parser.add_argument("--batch-size", type=int, default=64, help="of all processes together")
     parser.add_argument("--steps", type=int, default=3, help="of the attack")
     parser.add_argument("--epochs", type=int, default=2)
@@ -72,7 +72,7 @@ def main() -> None:
         options.out,
         "Several processes",
         resolve_device("auto"),
-        f"`{options.family}`, {options.limit} images of {options.data}, batches of {options.batch_size} over all "
+        f"A small `{options.family}`, {options.limit} images of {options.data}, batches of {options.batch_size} over all "
         f"processes, 4 students a step, TRADES, PGD with {options.steps} steps; one thread a process. Medians of "
         f"{options.repetitions} runs in turns, ratios with quartiles.",
         ["processes", "images/s", "times as fast"],

@@ -24,7 +24,7 @@ data:
 batch_size: 64
 supernet: {{family: resnet, widths: [32, 64, 128], blocks: [1, 1, 1]}}
 attack: {{name: pgd, steps: {steps}}}
-validation: {{every: 1000}}
+validation: {{every: 1000, students: 0, images: 60, calibration_images: 60, attack: {{steps: 1}}}}
 phases:
   - {{name: students, epochs: {epochs}, learning_rate: 0.01, elastic: [all], objective: {{name: trades}}}}
 """
