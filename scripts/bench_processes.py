@@ -72,8 +72,8 @@ def main() -> None:
         options.out,
         "Several processes",
         resolve_device("auto"),
-        f"A small `{options.family}`, {options.limit} images of {options.data}, batches of {options.batch_size} over all "
-        f"processes, 4 students a step, TRADES, PGD with {options.steps} steps; one thread a process. Medians of "
+        f"A small `{options.family}`, {options.limit} images of {options.data}, batches of {options.batch_size} over "
+        f"all processes, 4 students a step, TRADES, PGD with {options.steps} steps; one thread a process. Medians of "
         f"{options.repetitions} runs in turns, ratios with quartiles.",
         ["processes", "images/s", "times as fast"],
     )
