@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 
@@ -54,6 +55,20 @@ def cpu_has_bfloat16() -> bool:
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[None]:
     """Convolutions and linear layers in ``precision``, where it is not float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that PyTorch has held on a GPU, or that this process has had in memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:  # what getrusage says may be the peak of the process that started this one
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def keep_freed_memory(keep: bool = True) -> None:

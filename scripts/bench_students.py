@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,11 +20,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
 from benchmark import Table, interleaved, ratios, train_on, trainer, with_quartiles
 
 from proard import extract
-from proard.device import keep_freed_memory, resolve_device
+from proard.device import keep_freed_memory, peak_memory, resolve_device
 from proard.supernet import Architecture, SearchSpace
 
 COUNTS = (1, 2, 4, 8)
@@ -38,7 +36,7 @@ def students(space: SearchSpace, count: int) -> list[Architecture]:
     return [space.largest(), *(space.sample(generator) for _ in range(count - 1))]
 
 
-def peak_memory(count: int, options: argparse.Namespace) -> int:
+def memory_of(count: int, options: argparse.Namespace) -> int:
     """Bytes of a fresh process that takes steps with so many students."""
     command = [sys.executable, __file__, *sys.argv[1:], "--only", str(count)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=3600)
@@ -53,8 +51,7 @@ def report_memory(options: argparse.Namespace) -> None:
         step = train_on(made, students(made.supernet.space, options.only))
         for _ in range(3):
             step()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(torch.cuda.max_memory_allocated(made.device) if made.device.type == "cuda" else peak)
+    print(peak_memory(made.device))
 
 
 def step_table(table: Table, options: argparse.Namespace) -> None:
@@ -68,7 +65,7 @@ def step_table(table: Table, options: argparse.Namespace) -> None:
             step()  # the first is slower
         seconds = interleaved(ways, options.repetitions, made.device)
     costs = {count: sum(space.cost(student).multiply_adds for student in students(space, count)) for count in COUNTS}
-    memory = {count: peak_memory(count, options) for count in COUNTS}
+    memory = {count: memory_of(count, options) for count in COUNTS}
     for count in COUNTS:
         relative = ratios(seconds, str(count), "1")
         numbers = {

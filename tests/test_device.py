@@ -26,3 +26,19 @@ def test_freed_memory_is_handed_out_again():
         for keep in (True, False)
     ]
     assert found[0] < 1000 < found[1]  # pages that the system had to clear: none of 131072, or all
+
+
+PEAK = "import torch; from proard.device import peak_memory; print(peak_memory(torch.device('cpu')))"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak may be that of the process before")
+def test_the_peak_is_that_of_the_process_itself():
+    """Not of the one that started it, which has had half a gigabyte more."""
+
+    def started(before: str) -> int:
+        script = f"import subprocess, sys\n{before}\nsubprocess.run([sys.executable, '-c', {PEAK!r}], check=True)"
+        return int(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
+
+    small, large = started(""), started("a = b'1' * 2**30")
+    assert small > 2**26
+    assert abs(large - small) < 2**28

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import resource
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +20,7 @@ from torch import nn
 from proard import build
 from proard.config import Config, PhaseConfig
 from proard.data import DataSplits, augment, epoch_batches
-from proard.device import autocast, resolve_device, resolve_precision
+from proard.device import autocast, peak_memory, resolve_device, resolve_precision
 from proard.distributed import gathered, highest, mean_over_ranks, rank, share, sum_over_ranks, world_size
 from proard.errors import Stopped, UserError
 from proard.files import append_line
@@ -331,16 +330,13 @@ class Trainer:
 
     def _log_epoch(self, progress: Progress, seconds: float, steps: int) -> None:
         means = self.record.means()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        if self.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self.device)
         images = steps * self.batch_size / max(seconds, 1e-9)
         self._log(
             "epoch",
             **means,
             seconds=seconds,
             images_per_second=images,
-            peak_memory_bytes=peak,
+            peak_memory_bytes=peak_memory(self.device),
             steps=steps,
             bins=self.record.rows(),
         )
