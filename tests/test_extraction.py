@@ -309,13 +309,13 @@ def test_evaluate_repeats_the_card_without_the_run(
     aside = source.parent.parent.rename(source.parent.parent.with_name("aside"))
     torch.manual_seed(9)
     starts: list[torch.Tensor] = []
-    original = PGD.perturb
+    original = PGD.until_fooled
 
-    def perturb(self: PGD, *arguments: Any, generator: torch.Generator, **options: Any) -> torch.Tensor:
+    def until_fooled(self: PGD, model: Any, images: Any, labels: Any, generator: torch.Generator) -> torch.Tensor:
         starts.append(generator.get_state())
-        return original(self, *arguments, generator=generator, **options)
+        return original(self, model, images, labels, generator)
 
-    monkeypatch.setattr(PGD, "perturb", perturb)
+    monkeypatch.setattr(PGD, "until_fooled", until_fooled)
     try:
         (result,) = evaluate(copy)
     finally:
