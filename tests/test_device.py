@@ -33,7 +33,7 @@ PEAK = "import torch; from proard.device import peak_memory; print(peak_memory(t
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak may be that of the process before")
 def test_the_peak_is_that_of_the_process_itself():
-    """Not of the one that started it, which has had half a gigabyte more."""
+    """Not of the one that started it, which has had a gigabyte more."""
 
     def started(before: str) -> int:
         script = f"import subprocess, sys\n{before}\nsubprocess.run([sys.executable, '-c', {PEAK!r}], check=True)"
