@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Runs what the documentation shows: its commands and its notebooks: bash scripts/docs.sh [PYTEST OPTIONS]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/environment.sh
+
+make_environment dev
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m documentation -n 2 --dist worksteal "$@"
