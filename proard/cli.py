@@ -361,10 +361,15 @@ def report(
 
 
 @app.command()
-def configs(name: Annotated[str | None, typer.Argument(help="Print this one.")] = None) -> None:
+def configs(
+    name: Annotated[str | None, typer.Argument(help="Print this one.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of all, for editors.")] = False,
+) -> None:
     """List the packaged configurations, or print one."""
-    from proard.config import find_config, packaged_configs
+    from proard.config import find_config, packaged_configs, schema_file
 
+    if schema:
+        name = str(schema_file())
     if name is not None:
         print(find_config(name).read_text(encoding="utf-8"), end="")
         return
