@@ -96,4 +96,3 @@ def source_page(name: str) -> str:
     fence = "`" * 8
     language = LANGUAGES.get(os.path.splitext(name)[1], "text")
     return f"---\ntitle: {name}\nsearch:\n  exclude: true\n---\n\n# `{name}`\n\n{fence}{language}\n{text}{fence}\n"
-
