@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from html import escape
 
-# In a repository browser the picture is a file of its own and follows the system; in the site, scripts/site/theme decides.
+# In a repository browser the picture is a file of its own and follows the system; in the site, its theme decides.
 STYLE = """
 .d{--ink:#263238;--soft:#78909c;--paper:#fff;--one:#b2dfdb;--two:#ffe0b2;--three:#bbdefb;--warn:#c62828}
 @media(prefers-color-scheme:dark){.d{--ink:#e0e6ea;--soft:#90a4ae;--paper:#1f2329;--one:#1f5f58;--two:#7a4f1d;--three:#1f4e79;--warn:#ff8a80}}

@@ -1,8 +1,8 @@
-"""What the site needs beyond mkdocs: references that are generated, links out of docs/, and pictures that follow the theme.
+"""What the site needs beyond mkdocs: references that are generated, links out of docs/, and pictures in its colours.
 
 - A page with the line ``<!-- generated: configuration -->`` (or ``commands``) gets that reference in its place.
-- The repository has files outside of docs/ that pages link to: in a repository browser such links work as they stand; in
-  the site they lead to a page that shows the file. There is no public address of the repository to link to.
+- The repository has files outside of docs/ that pages link to. In a repository browser such links work as they stand;
+  in the site they lead to a page that shows the file, since there is no public address of the repository to link to.
 - SVG pictures are put into the page itself, so that they take the colours of the theme.
 """
 

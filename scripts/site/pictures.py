@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from drawing import Drawing
@@ -38,8 +39,8 @@ def overview() -> Drawing:
 def slicing() -> Drawing:
     """The one rule by which students share weights."""
     title = (
-        "Three panels. Width: a narrower layer is the leading block of a weight matrix. Depth: a shallower stage is its "
-        "first blocks. Kernel: a smaller kernel is the centre of the largest."
+        "Three panels. Width: a narrower layer is the leading block of a weight matrix. Depth: a shallower stage is "
+        "its first blocks. Kernel: a smaller kernel is the centre of the largest."
     )
     d = Drawing("slicing", 720, 290, title)
     d.text(115, 24, "width", "bold")
@@ -94,7 +95,7 @@ def threat() -> Drawing:
     d.dot(325, 165, 6)
     d.text(310, 186, "x", "bold")
     points = ((325, 165), (352, 140), (388, 121), (418, 100))
-    for before, after in zip(points, points[1:], strict=False):
+    for before, after in itertools.pairwise(points):
         d.arrow(before, after, bad=True)
     d.dot(*points[-1], 6, "var(--warn)")
     d.text(412, 90, "x'", "bold warn")
@@ -142,8 +143,8 @@ def step() -> Drawing:
     """One training step."""
     title = (
         "A batch goes once through the teacher. The sampler draws the largest, two random and the smallest student. "
-        "Each is cut out, attacked, its loss differentiated, and its gradients added into the supernet. Then one optimizer "
-        "step."
+        "Each is cut out, attacked, its loss differentiated, and its gradients added into the supernet. Then one "
+        "optimizer step."
     )
     d = Drawing("step", 720, 350, title)
     d.box(15, 20, 120, 44, "batch")
@@ -174,8 +175,8 @@ def step() -> Drawing:
 def phases() -> Drawing:
     """The schedule."""
     title = (
-        "Four phases in time: teacher, width, depth, expand. In each the learning rate falls along a cosine. In the first "
-        "only the largest network trains; in each later one, one more kind of decision varies."
+        "Four phases in time: teacher, width, depth, expand. In each the learning rate falls along a cosine. In the "
+        "first only the largest network trains; in each later one, one more kind of decision varies."
     )
     d = Drawing("phases", 720, 220, title)
     ends = (20, 250, 395, 510, 700)
@@ -197,8 +198,8 @@ def phases() -> Drawing:
 def front() -> Drawing:
     """Search, in a picture that shows no measurement."""
     title = (
-        "A sketch: many students as dots, robust accuracy over cost. The best for their cost form the front. A vertical "
-        "line is a budget; the chosen student is the most robust one to its left."
+        "A sketch: many students as dots, robust accuracy over cost. The best for their cost form the front. A "
+        "vertical line is a budget; the chosen student is the most robust one to its left."
     )
     d = Drawing("front", 720, 300, title)
     d.arrow((60, 260), (700, 260))

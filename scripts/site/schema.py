@@ -1,7 +1,7 @@
 """The JSON schema of a configuration, for editors: writes configs/schema.json. python scripts/site/schema.py
 
-It accepts what `proard train` accepts where one key suffices to tell; what keys mean together is left to `proard`. Names
-that are not registered here are accepted with any options, since `imports:` may bring them.
+It accepts what `proard train` accepts where one key suffices to tell; what keys mean together is left to `proard`.
+Names that are not registered here are accepted with any options, since `imports:` may bring them.
 """
 
 from __future__ import annotations
