@@ -3,6 +3,7 @@
 - A page with the line ``<!-- generated: configuration -->`` (or ``commands``) gets that reference in its place.
 - The repository has files outside of docs/ that pages link to. In a repository browser such links work as they stand;
   in the site they lead to a page that shows the file, since there is no public address of the repository to link to.
+- A notebook becomes a page of Markdown; links to it lead to that page.
 - SVG pictures are put into the page itself, so that they take the colours of the theme.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import commands
 import configuration
+from converted import notebook_pages, page_of
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -29,10 +31,13 @@ LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json", ".sh": "bash", "
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are not in docs/: those of the repository's root, and files that others link to."""
+    """Add the pages that are not in docs/: those of the root, of notebooks, and of files that others link to."""
     for name, page in AT_HOME.items():
         text = (ROOT / name).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=text))
+    for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
+        for file in notebook_pages(notebook, config):
+            files.append(file)
     texts = {file.src_uri: file.content_string for file in files.documentation_pages() if file.src_uri.endswith(".md")}
     for name in sorted({name for page, text in texts.items() for name in linked_outside(text, page)}):
         files.append(File.generated(config, f"source/{name}.md", content=source_page(name)))
@@ -51,7 +56,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     def inside(match: re.Match[str]) -> str:
         name = outside(match[1], page.file.src_uri)
         if name is None:
-            return match[0]
+            own = page_of(match[1]) == posixpath.basename(page.file.src_uri)  # the notebook that a page was made from
+            return page_of(match[1]) + (match[2] or "") if match[1].endswith(".ipynb") and not own else match[0]
         return posixpath.relpath(in_site(name), posixpath.dirname(page.file.src_uri) or ".") + (match[2] or "")
 
     def drawn(match: re.Match[str]) -> str:

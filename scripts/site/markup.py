@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+BAR = re.compile(r"\|(?=[^`]*(?:`[^`]*`[^`]*)*$)")  # outside of code
+
 
 def plain(text: str) -> str:
     """Code in single quotes; angle brackets outside of code are text, not tags."""
@@ -12,5 +14,5 @@ def plain(text: str) -> str:
 
 
 def table_row(*cells: str) -> str:
-    """A row of a table; bars inside of cells do not end them."""
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+    """A row of a table; bars in the text of a cell do not end it, and those in code do not anyway."""
+    return f"| {' | '.join(BAR.sub('&#124;', cell) for cell in cells)} |"
