@@ -92,7 +92,7 @@ def kind(schema: dict[str, Any], name: str, place: str, inside: type[BaseModel] 
         if issubclass(inside, AttackConfig):
             return NAMED["attack"][1]
         if issubclass(inside, Component):
-            return NAMED[name if name in NAMED else "objective"][1]
+            return NAMED[name][1] if name in NAMED else "list of names, or of `{name: ..., option: ...}`"
         within = ".".join(filter(None, (place, name))) + (".N" if name == "phases" else "")
         link = f"[section](#{anchor(within)})"
         return f"list of [sections](#{anchor(within)})" if name == "phases" else link

@@ -23,6 +23,7 @@ NUMBER = r"^\s*[-+._\deE]+(\s*/\s*[-+._\deE]+)?\s*$"  # text such as 8/255, or 1
 INTEGER = r"^\s*[-+]?[_\d]+(\.0*)?\s*$"
 BOOLEAN = "^([Tt]([Rr][Uu][Ee])?|[Ff]([Aa][Ll][Ss][Ee])?|[Yy]([Ee][Ss])?|[Nn]([Oo])?|[Oo][Nn]|[Oo][Ff][Ff]|[01])$"
 LIMITS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
+COMPONENT = "#/$defs/Component"
 SECTIONS = {"objective": "Objective", "attack": "Attack", "sampler": "Sampler", "crafting": "Crafting"}
 
 
@@ -38,11 +39,15 @@ def schema() -> dict[str, Any]:
         phase[kind]["$ref"] = reference(kind)
     definitions["TeacherConfig"]["properties"]["objective"]["anyOf"][0]["$ref"] = reference("objective")
     definitions["TeacherConfig"] = {"anyOf": [definitions["TeacherConfig"], {"type": "string"}]}
+    for field in made["properties"].values():
+        if field.get("items") == {"$ref": COMPONENT}:  # a list of names, some with options
+            field["items"] = {"anyOf": [{"$ref": COMPONENT}, {"type": "string"}]}
     plain = accept_text(made)
     text = json.dumps(plain).replace("#/$defs/AttackConfig", reference("attack"))
     plain = json.loads(text)
-    for unused in ("AttackConfig", "Component"):
-        del plain["$defs"][unused]
+    del plain["$defs"]["AttackConfig"]
+    if COMPONENT not in text:
+        del plain["$defs"]["Component"]
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Configuration of proard",
