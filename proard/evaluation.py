@@ -16,17 +16,20 @@ from proard.build import evaluation_batches
 from proard.config import DEVICE_NAMES, DataConfig
 from proard.data import DataSplits, load_data
 from proard.device import resolve_device
+from proard.diagnostics import PASSES as DIAGNOSIS_PASSES
 from proard.diagnostics import Diagnostics
 from proard.diagnostics import diagnose as diagnose_transfer
 from proard.diagnostics.teacher import named_teacher
-from proard.distributed import rank
+from proard.distributed import rank, world_size
 from proard.errors import UserError
 from proard.export import CARD, load_student
 from proard.files import write_json
+from proard.masking import PASSES as MASKING_PASSES
 from proard.masking import Finding, check_masking
 from proard.measurement import Z_95 as Z_95
 from proard.measurement import Accuracy as Accuracy
-from proard.measurement import Measurement, measure
+from proard.measurement import Measurement, counted, measure, work
+from proard.progress import Progress
 from proard.run import Run
 from proard.teachers import ExternalTeacher
 
@@ -89,6 +92,7 @@ def evaluate(
     check: bool = False,
     diagnose: bool = False,
     teacher: str | None = None,
+    quiet: bool = True,
 ) -> list[Evaluation]:
     """Measure students on the test split of the data they were made for; under torchrun each process takes its share.
 
@@ -103,6 +107,7 @@ def evaluate(
         diagnose: also measure local linearity, a curve over radii and what follows from them (`proard.diagnostics`), on
             at most `DIAGNOSED_IMAGES` of the images unless ``limit`` says more; kept in the student's `DIAGNOSTICS`.
         teacher: to diagnose transfer from; a source, or a section ``teacher:`` of a configuration in braces.
+        quiet: no progress bars.
 
     Raises:
         UserError: no student there, a damaged one, an unknown attack, images that cannot be found, or a teacher that
@@ -135,20 +140,30 @@ def evaluate(
         if teacher is not None and settings not in teachers:
             teachers[settings] = named_teacher(teacher, data, data_name=settings.name, norm=threat.norm, device=where)
         size = recorded_limit if limit is None else limit
-        batches = evaluation_batches(data.test.subset(size, seed), data.input_shape, where)
+        images = data.test.subset(size, seed)
+        batches = evaluation_batches(images, data.input_shape, where)
         by_name = {attack.name: attack for attack in chosen}
-        result = measure(student, batches, by_name, seed=seed, spread=True)
+
+        def shown(what: str, total: float, name: str = folder.name) -> Progress:
+            return Progress(f"{what} {name}", total, quiet=quiet, shown=rank() == 0)
+
+        with shown("evaluating", work(len(images), by_name.values()) / world_size()) as progress:
+            result = measure(student, batches, by_name, seed=seed, spread=True, progress=progress.advance)
         findings = None
         if check:
             few = data.test.subset(min(size or CHECKED_IMAGES, CHECKED_IMAGES), seed)
             batches = evaluation_batches(few, data.input_shape, where)
-            findings = tuple(check_masking(student, batches, recorded[0].threat, limit=CHECKED_IMAGES, seed=seed))
+            passes = len(few) * MASKING_PASSES
+            with shown("checking", passes) as progress, counted(student, passes, progress.advance):
+                findings = tuple(check_masking(student, batches, threat, limit=CHECKED_IMAGES, seed=seed))
         evaluation = Evaluation(folder, card, result, by_name, seed, size, findings)
         if diagnose:
             some = data.test.subset(min(size or DIAGNOSED_IMAGES, DIAGNOSED_IMAGES) if limit is None else limit, seed)
             batches = evaluation_batches(some, data.input_shape, where)
             tutor = teachers.get(settings)
-            diagnostics = diagnose_transfer(student, tutor, batches, threat, seed=seed)
+            passes = len(some) * DIAGNOSIS_PASSES
+            with shown("diagnosing", passes) as progress, counted(student, passes, progress.advance):
+                diagnostics = diagnose_transfer(student, tutor, batches, threat, seed=seed)
             source = None if tutor is None else {"source": tutor.source, "sha256": tutor.sha256}
             evaluation = replace(evaluation, diagnostics=diagnostics, teacher=source)
             if rank() == 0:

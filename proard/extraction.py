@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
-from tqdm import tqdm
 
 from proard import build
 from proard.attacks import Attack
@@ -23,12 +21,15 @@ from proard.errors import UserError
 from proard.evaluation import Measurement, attack_as_dict, measure
 from proard.export import check_formats, describe, write_student
 from proard.latency import LatencyTable, find_table, latency_card, measure_latency, with_latency
+from proard.measurement import work
+from proard.progress import Progress
 from proard.run import Run, environment
 from proard.search import Label, choose, preference
 from proard.search.front import FILE, Front, read_front
 from proard.search.labeller import Labeller, TrainedRun
 from proard.search.selection import Prefer
 from proard.supernet import Architecture, SearchSpace
+from proard.terminal import warn
 
 
 @dataclass(frozen=True)
@@ -157,10 +158,9 @@ class Extractor(TrainedRun):
             return None
         front, changed = read_front(self.run.path, self.labeller.fingerprint, self.supernet.space)
         if changed:
-            print(
+            warn(
                 f"{self.run.path / FILE}: is of other {' or '.join(changed)}, and is not used; "
-                f"'proard search --run {self.run.path}' writes it again",
-                file=sys.stderr,
+                f"'proard search --run {self.run.path}' writes it again"
             )
         return front
 
@@ -196,17 +196,12 @@ class Extractor(TrainedRun):
     def choose(self, limits: Limits, prefer: Prefer) -> Architecture:
         """The best architecture within the limits among some that are measured now, and those that were before."""
         settings = self.config.search
-        bar = tqdm(
-            desc=f"choosing for {limits.name}",
-            total=settings.candidates + settings.mutations,
-            unit="student",
-            disable=None if not self.quiet else True,
-            leave=False,
-        )
+        count = settings.candidates + settings.mutations
+        bar = Progress(f"choosing for {limits.name}", count, "students", quiet=self.quiet)
 
         def label(architecture: Architecture) -> Label:
             measured = self.labeller(architecture)
-            bar.update()
+            bar.advance()
             return measured
 
         with bar:
@@ -255,7 +250,8 @@ class Extractor(TrainedRun):
         limit = self.config.evaluation.limit if split == "test" else self.config.validation.images
         images = (self.data.test if split == "test" else self.data.validation).subset(limit, self.config.seed)
         batches = evaluation_batches(images, self.data.input_shape, self.device)
-        result = measure(network, batches, {attack.name: attack}, seed=self.config.seed)
+        with Progress(f"measuring {path.name}", work(len(images), [attack]), quiet=self.quiet) as bar:
+            result = measure(network, batches, {attack.name: attack}, seed=self.config.seed, progress=bar.advance)
         card = {**self._card(architecture, result, attack), **(about or {})}
         card["evaluation"] |= {"split": split, "limit": limit}
         if self._table is not None:
@@ -266,7 +262,7 @@ class Extractor(TrainedRun):
         checks = None
         if split == "test":
             checks = build.format_checks(self.config, self.data, self.device, attack, self.static_batch)
-        return Extracted(path, write_student(path, network, card, formats, checks))
+        return Extracted(path, write_student(path, network, card, formats, checks, self.quiet))
 
     def _card(self, architecture: Architecture, result: Measurement, attack: Attack) -> dict[str, Any]:
         threat = attack.threat

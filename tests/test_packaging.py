@@ -95,14 +95,14 @@ def test_light_imports(module):
 # Architecture
 
 LAYERS = (
-    {"errors", "files", "registry", "losses", "device", "distributed", "weights", "folding"},
+    {"errors", "files", "registry", "losses", "device", "distributed", "weights", "folding", "terminal", "progress"},
     {"config", "cost", "budgets", "supernet"},
     {"attacks"},
     {"objectives"},
     {"samplers", "teachers", "data", "energy", "measurement", "formats", "export", "model_card", "hub"},
     {"build", "fixed_network"},
     {"training", "masking", "evaluation", "diagnostics", "search", "latency", "extraction", "alone", "run"},
-    {"report", "printing"},
+    {"report", "printing", "options", "completion", "exit_code"},
     {"cli"},
 )
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -10,6 +10,7 @@ from proard.budgets import short
 from proard.search.command import SearchResult
 from proard.search.front import Front, Point
 from proard.search.predictor import TARGETS
+from proard.terminal import table
 
 MOST_ROWS = 12
 
@@ -36,7 +37,7 @@ def summary(result: SearchResult) -> list[str]:
     shown = _some(best)
     rest = "" if len(shown) == len(best) else f", {len(shown)} of {len(best)}"
     lines += ["", f"measured front on validation images{rest}; 1 multiply-add = 1 FLOP"]
-    return lines + _table(["multiply-adds", "parameters", "clean %", "robust %"], [_row(point) for point in shown])
+    return lines + table([_row(point) for point in shown])
 
 
 def as_json(result: SearchResult) -> dict[str, Any]:
@@ -72,13 +73,13 @@ def _predictor(predictor: dict[str, Any]) -> list[str]:
     """How each regressor did on labels that it had not seen; a star marks the one that is used."""
     rows = []
     for name in predictor[TARGETS[0]]["compared"]:
-        row = [name]
+        row = {"predictor": name}
         for target in TARGETS:
             held_out, star = predictor[target]["compared"][name], predictor[target]["chosen"] == name
-            row += [f"{held_out['tau']:.2f}{'*' if star else ''}", f"{100 * held_out['error']:.1f}"]
+            row[f"{target} tau"] = f"{held_out['tau']:.2f}{'*' if star else ''}"
+            row[f"{target} error"] = f"{100 * held_out['error']:.1f}"
         rows.append(row)
-    names = [name for target in TARGETS for name in (f"{target} tau", f"{target} error")]
-    return ["held-out Kendall tau and mean absolute error in points; * is used", *_table(["predictor", *names], rows)]
+    return ["held-out Kendall tau and mean absolute error in points; * is used", *table(rows)]
 
 
 def _enough(predictor: dict[str, Any], labels: int) -> list[str]:
@@ -106,13 +107,10 @@ def _some(points: Sequence[Point]) -> list[Point]:
     return [points[round(i * (len(points) - 1) / (MOST_ROWS - 1))] for i in range(MOST_ROWS)]
 
 
-def _row(point: Point) -> list[str]:
-    counts = [short(point.cost.multiply_adds), short(point.cost.parameters)]
-    return [*counts, f"{100 * point.label.clean:.1f}", f"{100 * point.label.robust:.1f}"]
-
-
-def _table(names: list[str], rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (names, *rows)
-    ]
+def _row(point: Point) -> dict[str, str]:
+    return {
+        "multiply-adds": short(point.cost.multiply_adds),
+        "parameters": short(point.cost.parameters),
+        "clean %": f"{100 * point.label.clean:.1f}",
+        "robust %": f"{100 * point.label.robust:.1f}",
+    }

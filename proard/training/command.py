@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ def train(
     scale_epochs: float | None = None,
     resume: bool = False,
     quiet: bool = False,
+    before: Callable[[Trainer], None] | None = None,
 ) -> Path:
     """Train a supernet, or in `mode: student` one fixed network.
 
@@ -42,6 +43,7 @@ def train(
         scale_epochs: makes every phase this many times as long, at least one epoch each.
         resume: continue an interrupted run; its configuration must not have changed.
         quiet: plain lines instead of a progress bar.
+        before: called by the first process of a job when all is ready, before the first step: to say what will be done.
 
     Returns:
         The run directory.
@@ -70,6 +72,8 @@ def train(
             trainer.load(state)
         elif rank() == 0:
             directory.metrics.unlink(missing_ok=True)  # of a run killed before its first checkpoint
+        if before is not None and rank() == 0:
+            before(trainer)
         trainer.fit()
     return directory.path
 
