@@ -101,7 +101,7 @@ LAYERS = (
     {"objectives"},
     {"samplers", "teachers", "data", "energy", "measurement", "formats", "export", "model_card", "hub"},
     {"build", "fixed_network"},
-    {"training", "masking", "evaluation", "diagnostics", "search", "latency", "extraction", "alone", "run"},
+    {"training", "masking", "evaluation", "diagnostics", "search", "latency", "extraction", "alone", "run", "trackers"},
     {"report", "printing"},
     {"cli"},
 )

@@ -18,6 +18,8 @@ from proard.errors import UserError
 from proard.files import RunLock
 from proard.fixed_network import resolve
 from proard.run import Run
+from proard.trackers import Tracking
+from proard.trackers import build as build_trackers
 from proard.training.checkpoint import check_unchanged, load_checkpoint
 from proard.training.trainer import Trainer
 
@@ -65,13 +67,21 @@ def train(
                 directory.create(settings)
             stack.enter_context(RunLock(directory.path))
             meter = stack.enter_context(EnergyMeter(settings.energy, directory.energy, "train"))
-            trainer.after_save = meter.save
         if state is not None:
             trainer.load(state)
         elif rank() == 0:
             directory.metrics.unlink(missing_ok=True)  # of a run killed before its first checkpoint
+        if rank() == 0:
+            tracking = stack.enter_context(Tracking(directory, settings, build_trackers(settings)))
+            trainer.after_save = lambda: _saved(meter, tracking)
         trainer.fit()
     return directory.path
+
+
+def _saved(meter: EnergyMeter, tracking: Tracking) -> None:
+    """After every checkpoint."""
+    meter.save()
+    tracking.follow()
 
 
 def _prepared(
@@ -94,6 +104,7 @@ def _prepared(
     if scale_epochs is not None:
         settings = settings.scaled(scale_epochs)
     settings = resolve(settings)
+    build_trackers(settings)  # refuses those that are not installed
     if resume and directory.checkpoint.exists():
         check_unchanged(load_checkpoint(directory.checkpoint), settings, directory.checkpoint)
     if not resume and directory.config_file.exists():
