@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from proard.diagnostics import Diagnostics
 from proard.diagnostics import diagnose as diagnose_transfer
 from proard.diagnostics.teacher import named_teacher
 from proard.distributed import rank
+from proard.energy import EnergyMeter
 from proard.errors import UserError
 from proard.export import CARD, load_student
 from proard.files import write_json
@@ -116,45 +118,61 @@ def evaluate(
         raise UserError(f"--device {device}: unknown; valid: auto, cpu, cuda, cuda:1 ...")
     folders = _student_directories(Path(path))
     where = resolve_device(device)
+    meter = _meter(Path(path))
     results = []
     loaded: dict[DataConfig, DataSplits] = {}  # the students of one run share their images, and the teacher
     teachers: dict[DataConfig, ExternalTeacher] = {}
-    for folder in folders:
-        student = load_student(folder).to(where)
-        card: dict[str, Any] = student.card  # type: ignore[assignment]
-        settings, recorded, seed, recorded_limit = _recorded(card, folder)
-        chosen = [named_attack(name, recorded[0].threat) for name in attacks] or recorded
-        if settings not in loaded:
-            loaded[settings] = _test_data(settings, data_root)
-        data = loaded[settings]
-        if data.class_names != tuple(card["classes"]):
-            raise UserError(
-                f"student {folder}: the data {settings.name} at {settings.root} have other classes than its card"
-            )
-        threat = recorded[0].threat
-        if teacher is not None and settings not in teachers:
-            teachers[settings] = named_teacher(teacher, data, data_name=settings.name, norm=threat.norm, device=where)
-        size = recorded_limit if limit is None else limit
-        batches = evaluation_batches(data.test.subset(size, seed), data.input_shape, where)
-        by_name = {attack.name: attack for attack in chosen}
-        result = measure(student, batches, by_name, seed=seed, spread=True)
-        findings = None
-        if check:
-            few = data.test.subset(min(size or CHECKED_IMAGES, CHECKED_IMAGES), seed)
-            batches = evaluation_batches(few, data.input_shape, where)
-            findings = tuple(check_masking(student, batches, recorded[0].threat, limit=CHECKED_IMAGES, seed=seed))
-        evaluation = Evaluation(folder, card, result, by_name, seed, size, findings)
-        if diagnose:
-            some = data.test.subset(min(size or DIAGNOSED_IMAGES, DIAGNOSED_IMAGES) if limit is None else limit, seed)
-            batches = evaluation_batches(some, data.input_shape, where)
-            tutor = teachers.get(settings)
-            diagnostics = diagnose_transfer(student, tutor, batches, threat, seed=seed)
-            source = None if tutor is None else {"source": tutor.source, "sha256": tutor.sha256}
-            evaluation = replace(evaluation, diagnostics=diagnostics, teacher=source)
-            if rank() == 0:
-                write_json(folder / DIAGNOSTICS, evaluation.diagnostics_as_dict())
-        results.append(evaluation)
+    with meter or nullcontext():
+        for folder in folders:
+            student = load_student(folder).to(where)
+            card: dict[str, Any] = student.card  # type: ignore[assignment]
+            settings, recorded, seed, recorded_limit = _recorded(card, folder)
+            chosen = [named_attack(name, recorded[0].threat) for name in attacks] or recorded
+            if settings not in loaded:
+                loaded[settings] = _test_data(settings, data_root)
+            data = loaded[settings]
+            if data.class_names != tuple(card["classes"]):
+                raise UserError(
+                    f"student {folder}: the data {settings.name} at {settings.root} have other classes than its card"
+                )
+            threat = recorded[0].threat
+            if teacher is not None and settings not in teachers:
+                teachers[settings] = named_teacher(
+                    teacher, data, data_name=settings.name, norm=threat.norm, device=where
+                )
+            size = recorded_limit if limit is None else limit
+            batches = evaluation_batches(data.test.subset(size, seed), data.input_shape, where)
+            by_name = {attack.name: attack for attack in chosen}
+            result = measure(student, batches, by_name, seed=seed, spread=True)
+            findings = None
+            if check:
+                few = data.test.subset(min(size or CHECKED_IMAGES, CHECKED_IMAGES), seed)
+                batches = evaluation_batches(few, data.input_shape, where)
+                findings = tuple(check_masking(student, batches, recorded[0].threat, limit=CHECKED_IMAGES, seed=seed))
+            evaluation = Evaluation(folder, card, result, by_name, seed, size, findings)
+            if diagnose:
+                some = data.test.subset(
+                    min(size or DIAGNOSED_IMAGES, DIAGNOSED_IMAGES) if limit is None else limit, seed
+                )
+                batches = evaluation_batches(some, data.input_shape, where)
+                tutor = teachers.get(settings)
+                diagnostics = diagnose_transfer(student, tutor, batches, threat, seed=seed)
+                source = None if tutor is None else {"source": tutor.source, "sha256": tutor.sha256}
+                evaluation = replace(evaluation, diagnostics=diagnostics, teacher=source)
+                if rank() == 0:
+                    write_json(folder / DIAGNOSTICS, evaluation.diagnostics_as_dict())
+            results.append(evaluation)
     return results
+
+
+def _meter(path: Path) -> EnergyMeter | None:
+    """Of the run that a path is, or is a student in; None without one, and for all processes but the first."""
+    for directory in (path, path.resolve().parent.parent):
+        run = Run(directory)
+        if rank() == 0 and run.config_file.is_file():
+            with suppress(UserError):  # a run of another version of proard; the student itself can be read
+                return EnergyMeter(run.config().energy, run.energy, "evaluate")
+    return None
 
 
 def _recorded(card: dict[str, Any], folder: Path) -> tuple[DataConfig, list[Attack], int, int | None]:

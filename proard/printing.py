@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from proard.budgets import short, short_time
 from proard.measurement import Accuracy
 from proard.run import Run, read_metrics
+from proard.savings import HEAD, thousandths
 
 if TYPE_CHECKING:
     from proard.alone import Baseline
@@ -65,19 +66,20 @@ def print_baseline(result: Baseline) -> None:
                 "alone %": pairs["alone"],
                 "difference": f"{100 * row['robust_accuracy_difference']:+.1f}",
                 "alone s": f"{row['seconds_alone']:.0f}",
-                "alone Wh": _watt_hours(row["kwh_alone"]),
+                "alone Wh": thousandths(row["kwh_alone"]),
             }
         )
     print("test accuracy, clean / robust; the difference is of robust accuracy, in points; 1 multiply-add = 1 FLOP")
     _print_rows(rows)
-    if not result.seconds:
+    found = result.savings
+    if found is None:
         print("\nwhat one training for all took is not on record (no training in the run's energy.json)")
         return
-    energy = "" if result.kwh is None else f" and {_watt_hours(result.kwh)} Wh"
-    print(
-        f"\none training for all took {result.seconds:.0f} s{energy}: it is cheaper than training each student alone "
-        f"from {result.break_even:.1f} budgets on"
-    )
+    print("\none training for all students, or one each")
+    _print_rows([dict(zip(HEAD, row, strict=True)) for row in found.rows()])
+    print(f"\n{found.conclusion}")
+    for sentence in found.assumptions:
+        print(f"- {sentence}")
 
 
 def print_profile(done: Profile) -> None:
@@ -146,10 +148,6 @@ def _latency(card: dict[str, Any]) -> str:
     times = f"predicted {short_time(predicted['seconds'])}, measured {short_time(measured['median'])}"
     where = "" if card["same_device"] else f" here; predicted for another device, {predicted['device']}"
     return f"{times} (p95 {short_time(measured['p95'])}){where}"
-
-
-def _watt_hours(kwh: float | None) -> str:
-    return "?" if kwh is None else f"{1000 * kwh:.2g}"
 
 
 def _cascade(result: Evaluation) -> list[dict[str, str]]:

@@ -56,22 +56,23 @@ def train(
         prepared = _prepared(config, run, overrides, scale_epochs, resume) if rank() == 0 else None
         path, settings = from_first(prepared)  # type: ignore[misc]  # which is not None on the first rank
         directory = Run(path)
+        meter = EnergyMeter(settings.energy, directory.energy, "train") if rank() == 0 else None
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         keep_freed_memory()
         with first_one_first():
             state = load_checkpoint(directory.checkpoint) if resume and directory.checkpoint.exists() else None
             trainer = Trainer(settings, load_data(settings.data), directory, quiet, fresh=state is None)
-        if rank() == 0:
+        if meter is not None:
             if not resume:
                 directory.create(settings)
             stack.enter_context(RunLock(directory.path))
-            meter = stack.enter_context(EnergyMeter(settings.energy, directory.energy, "train"))
+            stack.enter_context(meter)
         if state is not None:
             trainer.load(state)
         elif rank() == 0:
             directory.metrics.unlink(missing_ok=True)  # of a run killed before its first checkpoint
-        if rank() == 0:
+        if meter is not None:
             tracking = stack.enter_context(Tracking(directory, settings, build_trackers(settings)))
             trainer.after_save = lambda: _saved(meter, tracking)
         trainer.fit()
