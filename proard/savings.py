@@ -148,7 +148,8 @@ def savings(run: Run, baseline: Mapping[str, Any]) -> Savings | None:
         f"One training is all that 'proard train' did in this run, its teacher included{search}; then "
         + (f"an extraction for each student, the mean of {students}." if extracted else "extractions, none on record."),
         f"A training for each is assumed to cost the mean of the {len(alone)} that 'proard baseline' really made "
-        f"({named}); they were given the run's teacher, which is not charged to them.",
+        f"({named}). Neither the run's teacher, which they were given, nor measuring and writing the student, which is "
+        "part of an extraction, is charged to them.",
         *_shortened(baseline.get("scale_epochs")),
         *_electricity([*trained, *searched, *extracted]),
         *_measured([*trained, *searched, *extracted]),
