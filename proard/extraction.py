@@ -100,8 +100,10 @@ def extract(
     if static_batch is not None and static_batch < 1:
         raise UserError(f"--static-batch {static_batch}: must be at least 1")
     directory = Run.find(run)
-    if not limits and directory.config().mode == "supernet":
+    config = directory.config()
+    if not limits and config.mode == "supernet":
         raise UserError("extract needs a budget, such as --flops 100M (or --params, --memory, --size)")
+    meter = EnergyMeter(config.energy, directory.energy, "extract")
     extractor = Extractor(directory, quiet)
     extractor.static_batch = static_batch
     if any(budget.kind == "latency" for budget in given):
@@ -109,8 +111,9 @@ def extract(
     for limit in limits:
         limit.check(extractor.space.cost(extractor.space.smallest()))
     place = _writable(directory.students if out is None else Path(out))
-    with EnergyMeter(extractor.config.energy, directory.energy, "extract"):
-        wanted_students: list[Limits | None] = [*limits] or [None]
+    wanted_students: list[Limits | None] = [*limits] or [None]
+    meter.record["students"] = len(wanted_students)
+    with meter:
         return [extractor.write(limit, place, prefer, formats) for limit in wanted_students]
 
 

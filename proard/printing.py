@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from proard.budgets import short, short_time
 from proard.measurement import Accuracy
 from proard.run import Run, read_metrics
+from proard.savings import HEAD, thousandths
 from proard.terminal import print_table, say
 
 if TYPE_CHECKING:
@@ -53,33 +54,19 @@ def print_evaluations(results: Sequence[Evaluation]) -> None:
 
 def print_baseline(result: Baseline) -> None:
     """Students of the one training beside the same ones trained alone: accuracies, and what each way costs."""
-    rows = []
-    for row in result.as_dict()["comparisons"]:
-        pairs = {
-            name: f"{100 * row[f'clean_accuracy_{name}']:.1f} / {100 * row[f'robust_accuracy_{name}']:.1f}"
-            for name in ("extracted", "alone")
-        }
-        rows.append(
-            {
-                "budget": row["budget"],
-                "multiply-adds": short(row["multiply_adds"]),
-                "extracted %": pairs["extracted"],
-                "alone %": pairs["alone"],
-                "difference": f"{100 * row['robust_accuracy_difference']:+.1f}",
-                "alone s": f"{row['seconds_alone']:.0f}",
-                "alone Wh": _watt_hours(row["kwh_alone"]),
-            }
-        )
     print("test accuracy, clean / robust; the difference is of robust accuracy, in points")
     print("1 multiply-add = 1 FLOP")
-    print_table(rows)
-    if not result.seconds:
+    print_table(_compared(result.as_dict()["comparisons"]))
+    found = result.savings
+    if found is None:
         print("\nwhat one training for all took is not on record (no training in energy.json)")
         return
-    energy = "" if result.kwh is None else f" and {_watt_hours(result.kwh)} Wh"
-    took = f"one training for all took {result.seconds:.0f} s{energy}: it is cheaper than training each student alone "
+    print("\none training for all students, or one each")
+    print_table([dict(zip(HEAD, row, strict=True)) for row in found.rows()])
     print()
-    say(f"{took}from {result.break_even:.1f} budgets on", fold=True)
+    say(found.conclusion, fold=True)
+    for sentence in found.assumptions:
+        say(f"- {sentence}", fold=True)
 
 
 def print_profile(done: Profile) -> None:
@@ -172,8 +159,26 @@ def _latency(card: dict[str, Any]) -> str:
     return f"{times} (p95 {short_time(measured['p95'])}){where}"
 
 
-def _watt_hours(kwh: float | None) -> str:
-    return "?" if kwh is None else f"{1000 * kwh:.2g}"
+def _compared(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """A row for every budget."""
+    rows = []
+    for row in comparisons:
+        pairs = {
+            name: f"{100 * row[f'clean_accuracy_{name}']:.1f} / {100 * row[f'robust_accuracy_{name}']:.1f}"
+            for name in ("extracted", "alone")
+        }
+        rows.append(
+            {
+                "budget": row["budget"],
+                "multiply-adds": short(row["multiply_adds"]),
+                "extracted %": pairs["extracted"],
+                "alone %": pairs["alone"],
+                "difference": f"{100 * row['robust_accuracy_difference']:+.1f}",
+                "alone s": f"{row['seconds_alone']:.0f}",
+                "alone Wh": thousandths(row["kwh_alone"]),
+            }
+        )
+    return rows
 
 
 def _cascade(result: Evaluation) -> list[dict[str, str]]:

@@ -13,6 +13,7 @@ from torch import nn
 
 from proard.build import supernet_for
 from proard.data import load_data
+from proard.energy import EnergyMeter
 from proard.errors import UserError
 from proard.latency.blocks import Block, distinct_blocks, layer_module
 from proard.latency.budget import TABLE
@@ -84,13 +85,15 @@ def profile(
     execution = Execution(batch_size, dtype, runtime, threads, device).resolved()
     directory = Run.find(run)
     config = directory.config()
+    meter = EnergyMeter(config.energy, directory.energy, "profile")
     supernet = supernet_for(config, load_data(config.data))
     path = directory.path / TABLE if out is None else Path(out)
     if not path.parent.is_dir():  # refused now rather than after the measurements
         raise UserError(f"--out {path}: there is no folder {path.parent}")
-    table, distinct = profile_supernet(
-        supernet, execution, seconds=seconds, most_blocks=most_blocks, students=students, quiet=quiet
-    )
+    with meter:
+        table, distinct = profile_supernet(
+            supernet, execution, seconds=seconds, most_blocks=most_blocks, students=students, quiet=quiet
+        )
     table.save(path)
     return Profile(directory.path, path, table, distinct)
 

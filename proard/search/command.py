@@ -99,15 +99,17 @@ def search(
             raise UserError(f"--{name} {value}: must be at least {bound}")
     rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     directory = Run.find(run)
-    if directory.config().mode == "student":
+    config = directory.config()
+    if config.mode == "student":
         raise UserError(f"run {directory.path}: has one network (mode student); there is nothing to search")
     with ExitStack() as stack:
+        meter = EnergyMeter(config.energy, directory.energy, "search") if rank == 0 else None
         if rank == 0:
             stack.enter_context(RunLock(directory.path))
         searcher = Searcher(TrainedRun(directory), limits, rank, ranks, quiet)
         settings = searcher.trained.config.search
-        if rank == 0:
-            stack.enter_context(EnergyMeter(searcher.trained.config.energy, directory.energy, "search"))
+        if meter is not None:
+            stack.enter_context(meter)
         chosen = searcher.label(settings.labels if labels is None else labels)
         if rank > 0:
             return None

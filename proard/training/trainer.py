@@ -334,6 +334,7 @@ class Trainer:
         self._log(
             "epoch",
             **means,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
             seconds=seconds,
             images_per_second=images,
             peak_memory_bytes=peak_memory(self.device),
