@@ -334,10 +334,15 @@ def report(
 
 
 @app.command()
-def configs(name: options.PackagedName = None) -> None:
+def configs(
+    name: options.PackagedName = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of all, for editors.")] = False,
+) -> None:
     """List the packaged configurations, or print one."""
-    from proard.config import find_config, packaged_configs
+    from proard.config import find_config, packaged_configs, schema_file
 
+    if schema:
+        name = str(schema_file())
     if name is not None:
         print(find_config(name).read_text(encoding="utf-8"), end="")
         return

@@ -135,7 +135,18 @@ class CostMeter:
         batch_norm: bool = True,
         padding: int | None = None,
     ) -> Activation:
-        """A convolution, padded by ``kernel // 2`` unless told, with its batch norm and activation in place."""
+        """A convolution with its batch norm and activation in place.
+
+        Args:
+            x: its input.
+            channels: of its output.
+            kernel: side in pixels.
+            stride: in both directions.
+            groups: 1, or the number of input channels for a depthwise one.
+            bias: whether it has one.
+            batch_norm: whether one follows.
+            padding: in pixels on every side; default ``kernel // 2``.
+        """
         pad = kernel // 2 if padding is None else padding
         y = Activation(
             channels, (x.height + 2 * pad - kernel) // stride + 1, (x.width + 2 * pad - kernel) // stride + 1

@@ -62,6 +62,22 @@ class Registry(Generic[T]):
         """The name under which the class of ``thing`` is registered."""
         return next(name for name, entry in self._entries.items() if entry is type(thing))
 
+    def entry(self, name: str) -> Callable[..., T]:
+        """The class that is registered under a name; KeyError for another name."""
+        return self._entries[name]
+
+    def parameters(self, name: str) -> dict[str, inspect.Parameter]:
+        """What the class of a registered name is constructed with, each with its resolved type hint and default."""
+        entry = self.entry(name)
+        # A dataclass knows where each inherited field was annotated; its generated __init__ does not.
+        plain_class = inspect.isclass(entry) and not is_dataclass(entry)
+        hints = get_type_hints(entry.__init__ if plain_class else entry)
+        return {
+            parameter: details.replace(annotation=hints.get(parameter, Any))
+            for parameter, details in inspect.signature(entry).parameters.items()
+            if not parameter.startswith("_")
+        }
+
     def build(self, name: str, options: Mapping[str, Any], *, where: str = "", **fixed: Any) -> T:
         """Construct the entry called ``name``.
 
@@ -77,18 +93,15 @@ class Registry(Generic[T]):
         at = f"{where}: " if where else ""
         if name not in self._entries:
             raise UserError(f"{at}unknown {self.kind} '{name}'{nearest(name, self.names())}")
-        entry = self._entries[name]
-        # A dataclass knows where each inherited field was annotated; its generated __init__ does not.
-        plain_class = inspect.isclass(entry) and not is_dataclass(entry)
-        hints = get_type_hints(entry.__init__ if plain_class else entry)
-        parameters = [parameter for parameter in inspect.signature(entry).parameters if not parameter.startswith("_")]
+        entry = self.entry(name)
+        parameters = self.parameters(name)
         valid = [parameter for parameter in parameters if parameter not in fixed]
         arguments = {parameter: value for parameter, value in fixed.items() if parameter in parameters}
         for option, value in options.items():
             if option not in valid:
                 raise UserError(f"{at}{self.kind} '{name}' has no option '{option}'{nearest(option, valid)}")
             try:
-                arguments[option] = _adapter(hints.get(option, Any)).validate_python(value)
+                arguments[option] = adapter(parameters[option].annotation).validate_python(value)
             except ValidationError as error:
                 message = error.errors()[0]["msg"].replace("Input should be", "should be")
                 raise UserError(f"{at}option '{option}' of {self.kind} '{name}' {message}, got {value!r}") from None
@@ -100,7 +113,7 @@ class Registry(Generic[T]):
             raise UserError(f"{at}{self.kind} '{name}': {error}") from error
 
 
-def _adapter(hint: Any) -> TypeAdapter[Any]:
+def adapter(hint: Any) -> TypeAdapter[Any]:
     """What checks a value against a type hint; pydantic's models bring their own rules."""
     if inspect.isclass(hint) and issubclass(hint, BaseModel):
         return TypeAdapter(hint)

@@ -1,7 +1,7 @@
 """The configuration of a run: its schema (`schema.py`), and how it is read, overridden and checked (`reading.py`)."""
 
 from proard.config.networks import StudentConfig, TeacherConfig
-from proard.config.reading import find_config, load_config, packaged_configs, parse_config
+from proard.config.reading import find_config, load_config, packaged_configs, parse_config, schema_file
 from proard.config.schema import (
     DEVICE_NAMES,
     AttackConfig,
@@ -32,4 +32,5 @@ __all__ = [
     "load_config",
     "packaged_configs",
     "parse_config",
+    "schema_file",
 ]

@@ -37,7 +37,9 @@ class TeacherConfig(Section):
     mode, if it is one, and else for the source.
     """
 
-    mode: Literal["frozen", "joint"] = "frozen"
+    mode: Literal["frozen", "joint"] = Field(
+        "frozen", description="frozen when the first phase that distils begins, or trained jointly."
+    )
     objective: Component | None = Field(
         None, description="What the jointly trained teacher learns from; default trades."
     )
@@ -59,7 +61,7 @@ class TeacherConfig(Section):
         description="Weights of timm:NAME or robustbench:NAME on this machine (or RobustBench's folder of models).",
     )
     mean: tuple[Number, ...] | None = Field(None, description="Normalisation per channel; default the timm model's.")
-    std: tuple[Positive, ...] | None = Field(None, description="Likewise.")
+    std: tuple[Positive, ...] | None = Field(None, description="Likewise; positive.")
     image_size: Count | None = Field(None, description="Side to which images are resized before the teacher sees them.")
     sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$", description="What the file's checksum must be.")
     trusted: bool = Field(False, description="A .pt2 file is a program: say that you trust who made it.")
@@ -144,7 +146,7 @@ class StudentConfig(Section):
     mean: tuple[Number, ...] | None = Field(
         None, description="Normalisation of the timm model; default that of its weights, else of the data."
     )
-    std: tuple[Positive, ...] | None = Field(None, description="Likewise.")
+    std: tuple[Positive, ...] | None = Field(None, description="Likewise; positive.")
     pretrained: bool = Field(
         False, description="Begin with the weights that timm publishes; downloads them if need be."
     )

@@ -26,11 +26,18 @@ PLAIN_MESSAGES = {  # of pydantic, which speaks of Python types
 
 def packaged_configs() -> dict[str, Path]:
     """Name to path of the configurations that ship with proard: in the package, or beside it in a source checkout."""
+    return {path.name: path for path in sorted(_configs_folder().glob("*.yaml"))}
+
+
+def schema_file() -> Path:
+    """The JSON schema of a configuration, which ships with them; ``scripts/site/schema.py`` makes it."""
+    return _configs_folder() / "schema.json"
+
+
+def _configs_folder() -> Path:
     package = Path(__file__).resolve().parent.parent
-    for folder in (package / "configs", package.parent / "configs"):
-        if folder.is_dir():
-            return {path.name: path for path in sorted(folder.glob("*.yaml"))}
-    return {}
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def find_config(name: str | Path) -> Path:

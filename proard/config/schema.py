@@ -30,7 +30,9 @@ class AugmentationConfig(Section):
 class DataConfig(Section):
     """Which images, and how they are split."""
 
-    name: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "svhn", "image_folder"]
+    name: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "svhn", "image_folder"] = Field(
+        description="The set; digits is embedded in scikit-learn, image_folder is a folder of your own."
+    )
     root: Path | None = Field(None, description="Where the files are; default $PROARD_DATA, else ~/.cache/proard/data.")
     download: bool = Field(False, description="Fetch missing files over the network (never for image_folder).")
     image_size: Count | None = Field(None, description="Side to which an image folder's images are resized.")
@@ -41,7 +43,7 @@ class DataConfig(Section):
     split_seed: int = Field(0, ge=0, description="Seed of the validation split and of the subset.")
     memory_limit: Positive = Field(4e9, description="Bytes up to which decoded images are held in memory.")
     workers: int = Field(2, ge=0, description="Processes that decode images of a set too large for memory.")
-    augmentation: AugmentationConfig = AugmentationConfig()
+    augmentation: AugmentationConfig = Field(AugmentationConfig(), description="Of training images alone.")
 
     @model_validator(mode="after")
     def _folder_needs_a_place_and_a_size(self) -> DataConfig:
@@ -59,7 +61,7 @@ class SupernetConfig(BaseModel):
     """The elastic network: a family, and that family's options."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    family: str = "resnet"
+    family: str = Field("resnet", description="Its name; the options of that family are further keys of this section.")
     classifiers: Count = Field(1, description="Classifiers, each for the students of one bin of multiply-adds.")
     batch_norms: Literal["shared", "per_width"] = Field(
         "shared", description="Whether all widths of a batch norm share its weight and bias."
@@ -75,8 +77,8 @@ class SupernetConfig(BaseModel):
 class ThreatConfig(Section):
     """What the adversary may do: move a pixel value in [0, 1] by up to ``eps`` in the given norm."""
 
-    norm: Literal["linf", "l2"] = "linf"
-    eps: Positive
+    norm: Literal["linf", "l2"] = Field("linf", description="How a perturbation is measured.")
+    eps: Positive = Field(description="The radius, for pixel values in [0, 1]; at most 1 for linf.")
 
     @model_validator(mode="after")
     def _eps_within_the_images(self) -> ThreatConfig:
@@ -90,16 +92,18 @@ class ThreatConfig(Section):
 class PGDOptions(Section):
     """The options of ``pgd``."""
 
-    steps: Count = 10
+    steps: Count = Field(10, description="Gradient steps.")
     step_size: Positive | None = Field(None, description="Default: 2.5 x eps / steps.")
-    start: Literal["uniform", "gaussian", "clean"] = "uniform"
-    restarts: Count = 1
+    start: Literal["uniform", "gaussian", "clean"] = Field(
+        "uniform", description="uniform in the ball, gaussian (deviation 0.001), or clean: at the image itself."
+    )
+    restarts: Count = Field(1, description="Runs from different starts; the worst of them counts for each image.")
 
 
 class AttackConfig(Component):
     """An attack by name; every further key is an option of the attack of that name."""
 
-    name: str = "pgd"
+    name: str = Field("pgd", description="Its name; what is not pgd takes the options of the attack of that name.")
     option_names: ClassVar[tuple[str, ...]] = tuple(PGDOptions.model_fields)
 
     @model_validator(mode="before")
@@ -115,14 +119,14 @@ class AttackConfig(Component):
 class PhaseConfig(Section):
     """One stage of the progressive schedule. Learning rate: linear warm-up, then cosine to zero, over the phase."""
 
-    name: str
-    epochs: Count
-    learning_rate: Positive
+    name: str = Field(description="Yours; it names the phase in metrics and messages. Names differ.")
+    epochs: Count = Field(description="Passes over the training images.")
+    learning_rate: Positive = Field(description="The highest of the phase, after warm-up; for batch_size as it is.")
     elastic: tuple[str, ...] = Field(
         (), description="Kinds of decisions that vary, or [all]; all others stay at their largest."
     )
-    objective: Component = Component(name="rslad")
-    sampler: Component = Component(name="sandwich")
+    objective: Component = Field(Component(name="rslad"), description="The loss of a student.")
+    sampler: Component = Field(Component(name="sandwich"), description="Which students train in a step.")
     crafting: Component = Field(
         Component(name="own"), description="Whether the students of a step share adversarial images."
     )
@@ -132,7 +136,7 @@ class PhaseConfig(Section):
     attack: AttackConfig | None = Field(
         None, description="Of this phase: cheaper in an early one, say. Default: the run's."
     )
-    warmup_epochs: NonNegative = 0.0
+    warmup_epochs: NonNegative = Field(0.0, description="Of rising learning rate; less than epochs.")
     refresh_teacher: bool = Field(
         False, description="Freeze the largest student anew, as it is when this phase begins, as the teacher."
     )
@@ -153,7 +157,7 @@ def default_student_phases(teacher: TeacherConfig) -> tuple[PhaseConfig, ...]:
 class OptimizerConfig(Section):
     """The optimizer, remade at the start of each phase."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adamw"] = Field("sgd", description="adamw is for transformers.")
     momentum: Fraction = Field(0.9, description="Nesterov momentum of sgd; first-moment decay of adamw.")
     weight_decay: NonNegative = Field(
         5e-4, description="Applied to weight matrices and kernels, not to batch norm or biases."
@@ -166,19 +170,19 @@ class ValidationConfig(Section):
 
     every: Count = Field(1, description="Epochs between validations; the last epoch of a phase is always validated.")
     students: int = Field(2, ge=0, description="Random students measured beside the largest and the smallest.")
-    images: Count = 500
+    images: Count = Field(500, description="Validation images on which each student is measured.")
     calibration_images: Count = Field(1000, description="Training images from which batch-norm statistics are made.")
-    attack: AttackConfig = AttackConfig(steps=10)
+    attack: AttackConfig = Field(AttackConfig(steps=10), description="Of these measurements.")
 
 
 class SearchConfig(Section):
     """How students are chosen, on validation images: by `search`, or by `extract` where there was no search."""
 
     images: Count = Field(500, description="Validation images per label: per student that is measured.")
-    attack: AttackConfig = AttackConfig(steps=10)
+    attack: AttackConfig = Field(AttackConfig(steps=10), description="Of these measurements.")
     labels: Annotated[Count, Field(ge=8)] = Field(100, description="Students that `search` measures for its predictor.")
     population: Annotated[Count, Field(ge=2)] = Field(100, description="Architectures in a generation of NSGA-II.")
-    generations: Count = 100
+    generations: Count = Field(100, description="Of NSGA-II.")
     verify: int = Field(24, ge=0, description="Students of the predicted front that are then measured.")
     candidates: Count = Field(8, description="Without a search: random architectures measured per budget.")
     mutations: int = Field(8, ge=0, description="Without a search: mutations of the best so far, measured per budget.")
@@ -187,7 +191,7 @@ class SearchConfig(Section):
 class EvaluationConfig(Section):
     """The final measurement, on test images."""
 
-    attack: AttackConfig = AttackConfig(steps=20)
+    attack: AttackConfig = Field(AttackConfig(steps=20), description="What robust accuracy is measured under.")
     limit: Count | None = Field(None, description="Use a stratified subset of this many test images; default all.")
     format_images: Count = Field(256, description="Test images on which every written file is run, clean and attacked.")
     square_queries: Annotated[Count, Field(ge=2)] = Field(200, description="Of Square Attack on int8 files.")
@@ -196,7 +200,7 @@ class EvaluationConfig(Section):
 class EnergyConfig(Section):
     """Energy accounting through codecarbon's offline tracker."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="Measure or estimate energy while training; written to energy.json.")
     country: str | None = Field(
         None,
         pattern="^[A-Z]{3}$",
@@ -212,28 +216,32 @@ def _named(value: Any) -> Any:
 class Config(Section):
     """A whole run."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="Of weights, order of images, students and attacks.")
     imports: tuple[str, ...] = Field((), description="Python modules to import first, which register families.")
     mode: Literal["supernet", "student"] = Field("supernet", description="What is trained: see `student`.")
-    data: DataConfig
-    supernet: SupernetConfig = SupernetConfig()
-    threat: ThreatConfig = ThreatConfig(eps=8 / 255)
+    data: DataConfig = Field(description="Which images.")
+    supernet: SupernetConfig = Field(SupernetConfig(), description="Which elastic network.")
+    threat: ThreatConfig = Field(ThreatConfig(eps=8 / 255), description="What the adversary may do.")
     attack: AttackConfig = Field(AttackConfig(), description="The attack inside training.")
-    student: StudentConfig = StudentConfig()
-    teacher: TeacherConfig = TeacherConfig()
-    phases: tuple[PhaseConfig, ...] = Field(DEFAULT_PHASES, min_length=1)
-    batch_size: Count = 128
-    optimizer: OptimizerConfig = OptimizerConfig()
+    student: StudentConfig = Field(StudentConfig(), description="The network of `mode: student`.")
+    teacher: TeacherConfig = Field(TeacherConfig(), description="Whose outputs students learn.")
+    phases: tuple[PhaseConfig, ...] = Field(
+        DEFAULT_PHASES, min_length=1, description="One after the other; default a teacher, then all students."
+    )
+    batch_size: Count = Field(128, description="Images per optimizer step, of all processes together.")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="What updates the weights.")
     ema_decay: Fraction | None = Field(None, description="Average the weights over steps with this decay; null is off.")
     sort_channels: bool = Field(True, description="Order channels by importance before narrower choices are unlocked.")
-    device: str = Field("auto", pattern=DEVICE_NAMES)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = Field("auto", pattern=DEVICE_NAMES, description="auto, cpu, cuda or cuda:N; auto is a GPU if any.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of training; auto is bfloat16 where the device multiplies in it."
+    )
     threads: Count | None = Field(None, description="CPU threads; default what PyTorch chooses.")
     checkpoint_minutes: Positive = Field(10.0, description="Also save within an epoch after this many minutes.")
-    validation: ValidationConfig = ValidationConfig()
-    search: SearchConfig = SearchConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    energy: EnergyConfig = EnergyConfig()
+    validation: ValidationConfig = Field(ValidationConfig(), description="Measurements while training.")
+    search: SearchConfig = Field(SearchConfig(), description="How students are chosen.")
+    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="The final measurement.")
+    energy: EnergyConfig = Field(EnergyConfig(), description="Accounting of energy and emissions.")
     trackers: tuple[Annotated[Component, BeforeValidator(_named)], ...] = Field(
         (), description="Where metrics.jsonl is shown too: tensorboard, wandb, mlflow, or {name: ..., option: ...}."
     )

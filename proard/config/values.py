@@ -43,7 +43,7 @@ class Component(BaseModel):
     """Something chosen by name; every further key is an option of the class of that name."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    name: str
+    name: str = Field(description="Its name; the options of the class of that name are further keys.")
 
     @property
     def options(self) -> dict[str, Any]:

@@ -26,7 +26,12 @@ Source = Literal["largest", "smallest", "drawn", "previous"]
 
 @dataclass(frozen=True)
 class Crafting(ABC):
-    """How students of a step share adversarial images; holds no state."""
+    """How students of a step share adversarial images; holds no state.
+
+    Attributes:
+        source: the student that makes them: ``largest``, ``smallest``, ``drawn`` (a random one of the step), or
+            ``previous``: from the most expensive to the least, each goes on from the one before it.
+    """
 
     source: Source = "largest"
 

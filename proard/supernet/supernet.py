@@ -236,7 +236,7 @@ def build_supernet(
 
     Raises:
         UserError: unknown family or option, a value out of range, an architecture that is not of the space, or a family
-        without the parts that are to be kept apart.
+            without the parts that are to be kept apart.
     """
     described = families.build(
         family,

@@ -38,9 +38,9 @@ def train(
 
     Args:
         config: a file, the name of a packaged configuration, plain values, or a `Config`; may be left out with
-        ``resume``.
+            ``resume``.
         run: the directory to make (default ``runs/<config>-<time>``), or with ``resume`` to continue (default the
-        newest).
+            newest).
         overrides: such as ``phases.1.epochs=2``.
         scale_epochs: makes every phase this many times as long, at least one epoch each.
         resume: continue an interrupted run; its configuration must not have changed.
