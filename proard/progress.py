@@ -7,6 +7,7 @@ that calls the library they are silent unless it wants them.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from proard.terminal import duration
+from proard.terminal import WIDTH, duration
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,15 @@ UNCOUNTED = "{desc} {percentage:3.0f}%|{bar}| {remaining} left"
 def on_a_terminal(quiet: bool = False) -> bool:
     """Whether bars are shown: standard error is a terminal, and nobody asked for less."""
     return not quiet and sys.stderr.isatty()
+
+
+def bar_width() -> dict[str, Any]:
+    """How wide tqdm draws: as standard error is now, or as most terminals where one does not say how wide it is."""
+    try:
+        silent = os.get_terminal_size(sys.stderr.fileno()).columns == 0
+    except (OSError, ValueError):  # no terminal, or no file at all
+        silent = False
+    return {"ncols": WIDTH - 1, "nrows": 24} if silent else {"dynamic_ncols": True}
 
 
 class Progress:
@@ -58,7 +68,7 @@ class Progress:
             initial=done,
             unit=unit,
             bar_format=COUNTED if unit else UNCOUNTED,
-            dynamic_ncols=True,
+            **bar_width(),
             disable=not (shown and on_a_terminal(quiet)),
             leave=False,
             smoothing=0,  # the mean over the whole task: parts of it take very different times

@@ -83,17 +83,24 @@ def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
     Returns:
         Lines, with an empty one between tables; none for no rows.
     """
-    key, *others = dict.fromkeys(name for row in rows for name in row) or [""]
-    widths = {name: max(len(name), *(len(row.get(name, "")) for row in rows)) for name in others}
+    if not rows:
+        return []
+    key, *others = dict.fromkeys(name for row in rows for name in row)
+    values = {name: max(len(row.get(name, "")) for row in rows) for name in others}
+    widths = {name: max(len(name), values[name]) for name in others}
     longest = max([len(key), *(len(row.get(key, "")) for row in rows)])
     room = width() - max([len(GAP) + w for w in widths.values()], default=0)
     widths[key] = min(longest, max(room, LEAST_KEY))
     lines: list[str] = []
-    for group in _groups(key, others, widths):
+    for group in _groups(key, others, widths, values):
         lines += [""] if lines else []
-        for row in ({name: name for name in group}, *rows):
+        (head,) = _row({name: name for name in group}, group, widths)
+        if len(head) > width():  # the last name, which then moves to the left; its values have room
+            head = head[: -len(group[-1])].rstrip().ljust(width() - len(group[-1])) + group[-1]
+        lines.append(head)
+        for row in rows:
             lines += _row(row, group, widths)
-    return lines if rows else []
+    return lines
 
 
 def print_table(rows: Sequence[Mapping[str, str]]) -> None:
@@ -104,12 +111,18 @@ def print_table(rows: Sequence[Mapping[str, str]]) -> None:
         before = line
 
 
-def _groups(key: str, others: Sequence[str], widths: Mapping[str, int]) -> list[list[str]]:
-    """As many columns as fit beside the key, again and again; at least one each time."""
+def _groups(key: str, others: Sequence[str], widths: Mapping[str, int], values: Mapping[str, int]) -> list[list[str]]:
+    """As many columns as fit beside the key, again and again; at least one each time.
+
+    The name of the last one may stick out, if it can move to the left above its values.
+    """
     groups = [[key]]
     for name in others:
-        taken = sum(widths[column] + len(GAP) for column in groups[-1]) + widths[name]
-        if taken > width() and len(groups[-1]) > 1:
+        last = groups[-1][-1]
+        start = sum(widths[column] + len(GAP) for column in groups[-1])
+        beyond = max(start + widths[name] - width(), 0)
+        moves = start + values[name] <= width() and beyond <= widths[last] - len(last)
+        if beyond and len(groups[-1]) > 1 and not moves:
             groups.append([key])
         groups[-1].append(name)
     return groups

@@ -17,7 +17,7 @@ import torch
 
 from proard import build
 from proard.attacks.steps import value_and_gradient
-from proard.data import augment
+from proard.data import augment, epoch_batches
 from proard.device import autocast
 from proard.distributed import world_size
 from proard.folding import fast_copy
@@ -50,7 +50,7 @@ def seconds_per_step(trainer: Trainer, seconds: float = SECONDS) -> list[float]:
 
 def steps_per_epoch(trainer: Trainer) -> int:
     """Optimizer steps."""
-    return -(-len(trainer.train_images) // trainer.config.batch_size)
+    return len(epoch_batches(len(trainer.train_images), trainer.config.batch_size, (0,)))
 
 
 def seconds_left(trainer: Trainer, pace: list[float]) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from proard.progress import UNCOUNTED, on_a_terminal
+from proard.progress import UNCOUNTED, bar_width, on_a_terminal
 from proard.terminal import WIDTH, duration, fold_text
 
 LEAST_BAR = 42  # columns that phase, bar and time left take beside the numbers
@@ -43,7 +43,7 @@ class TrainingProgress:
             total=self._total,
             initial=self._begun,
             bar_format=f"{UNCOUNTED}{{postfix}}",
-            dynamic_ncols=True,
+            **bar_width(),
             disable=not (shown and on_a_terminal(quiet)),
             smoothing=0.05,
         )
@@ -90,7 +90,7 @@ class TrainingProgress:
         if not self._shown:
             return
         indent = " " * (len(text) - len(text.lstrip()))
-        lines = [indent * (index == 0) + line for index, line in enumerate(fold_text(text.strip(), indent + "  "))]
+        lines = fold_text(text, indent + "  ")
         if self._bar.disable:
             print("\n".join(lines), flush=True)
         else:
