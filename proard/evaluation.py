@@ -27,6 +27,7 @@ from proard.masking import Finding, check_masking
 from proard.measurement import Z_95 as Z_95
 from proard.measurement import Accuracy as Accuracy
 from proard.measurement import Measurement, measure
+from proard.results import MeasuredStudent, Results
 from proard.run import Run
 from proard.teachers import ExternalTeacher
 
@@ -35,8 +36,8 @@ DIAGNOSED_IMAGES = 1000  # unless a limit asks for more
 DIAGNOSTICS = "diagnostics.json"
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(MeasuredStudent):
     """What `evaluate` measured of one student on test images.
 
     Attributes:
@@ -60,6 +61,11 @@ class Evaluation:
     findings: tuple[Finding, ...] | None = None
     diagnostics: Diagnostics | None = None
     teacher: Mapping[str, str | None] | None = None
+
+    @property
+    def accuracies(self) -> dict[str, Accuracy]:
+        """As measured."""
+        return {"clean": self.measurement.clean, **self.measurement.robust}
 
     def as_dict(self) -> dict[str, Any]:
         """Every number with what it is of: split, seed, subset, and all parameters of the attack; for JSON."""
@@ -116,7 +122,7 @@ def evaluate(
         raise UserError(f"--device {device}: unknown; valid: auto, cpu, cuda, cuda:1 ...")
     folders = _student_directories(Path(path))
     where = resolve_device(device)
-    results = []
+    results: Results[Evaluation] = Results()
     loaded: dict[DataConfig, DataSplits] = {}  # the students of one run share their images, and the teacher
     teachers: dict[DataConfig, ExternalTeacher] = {}
     for folder in folders:

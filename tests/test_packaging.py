@@ -95,11 +95,11 @@ def test_light_imports(module):
 # Architecture
 
 LAYERS = (
-    {"errors", "files", "registry", "losses", "device", "distributed", "weights", "folding"},
-    {"config", "cost", "budgets", "supernet"},
+    {"errors", "files", "registry", "losses", "device", "distributed", "weights", "folding", "html"},
+    {"config", "cost", "budgets", "drawing", "supernet"},
     {"attacks"},
     {"objectives"},
-    {"samplers", "teachers", "data", "energy", "measurement", "formats", "export", "model_card", "hub"},
+    {"samplers", "teachers", "data", "energy", "measurement", "formats", "export", "model_card", "hub", "results"},
     {"build", "fixed_network"},
     {"training", "masking", "evaluation", "diagnostics", "search", "latency", "extraction", "alone", "run"},
     {"report", "printing"},

@@ -18,9 +18,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from proard import __version__
+from proard import __version__, html
 from proard.errors import Stopped, UserError
-from proard.report import html
 from proard.report.sections import Sections
 from proard.report.subject import Subject
 

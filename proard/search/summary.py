@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from proard.budgets import short
 from proard.search.command import SearchResult
-from proard.search.front import Front, Point
+from proard.search.front import HEAD, MOST_ROWS, Front, table_rows
 from proard.search.predictor import TARGETS
-
-MOST_ROWS = 12
 
 
 def summary(result: SearchResult) -> list[str]:
@@ -33,10 +30,9 @@ def summary(result: SearchResult) -> list[str]:
     else:
         lines.append("         every student was measured, or too few to predict others")
     best = front.best(("multiply_adds",))
-    shown = _some(best)
-    rest = "" if len(shown) == len(best) else f", {len(shown)} of {len(best)}"
+    rest = "" if len(best) <= MOST_ROWS else f", {MOST_ROWS} of {len(best)}"
     lines += ["", f"measured front on validation images{rest}; 1 multiply-add = 1 FLOP"]
-    return lines + _table(["multiply-adds", "parameters", "clean %", "robust %"], [_row(point) for point in shown])
+    return lines + _table(list(HEAD), table_rows(best))
 
 
 def as_json(result: SearchResult) -> dict[str, Any]:
@@ -97,18 +93,6 @@ def _verified(verified: dict[str, Any]) -> list[str]:
         return []
     errors = ", ".join(f"{target} {100 * verified[f'{target}_error']:.1f}" for target in TARGETS)
     return [f"checked: {verified['students']} of the predicted front; mean error in points: {errors}"]
-
-
-def _some(points: Sequence[Point]) -> list[Point]:
-    """At most `MOST_ROWS`, evenly, with both ends."""
-    if len(points) <= MOST_ROWS:
-        return list(points)
-    return [points[round(i * (len(points) - 1) / (MOST_ROWS - 1))] for i in range(MOST_ROWS)]
-
-
-def _row(point: Point) -> list[str]:
-    counts = [short(point.cost.multiply_adds), short(point.cost.parameters)]
-    return [*counts, f"{100 * point.label.clean:.1f}", f"{100 * point.label.robust:.1f}"]
 
 
 def _table(names: list[str], rows: list[list[str]]) -> list[str]:
