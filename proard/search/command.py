@@ -49,7 +49,7 @@ class SearchResult:
     seconds_per_label: float | None
 
     def __repr__(self) -> str:
-        return f"SearchResult({self.path}: {self.front!r})"
+        return f"SearchResult({self.front!r})"
 
     def _repr_html_(self) -> str:
         """For notebooks: the front."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +17,11 @@ from proard.cost import Cost
 from proard.drawing import stage_of, stages_svg
 from proard.errors import UserError, nearest
 from proard.supernet.architecture import Architecture
+
+LEGEND = (
+    "a bar is a block, its height the width, its breadth the expansion; filled: the smallest student, outline: the "
+    "largest"
+)
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,8 @@ class SearchSpace:
         return html.block(
             html.paragraph(f"{len(self.decisions)} decisions ({', '.join(self.kinds)}), {students}, {self._costs()}"),
             stages_svg(self.decisions, self.smallest()),
-            html.lines(["filled: the smallest student; outline: the largest"] if self.size > 1 else []),
-            html.table(["where", "decision", "kind", "choices", "how many"], self._rows()),
+            html.lines([LEGEND] if self.size > 1 else []),
+            html.table(["decision", "kind", "choices", "where", "how many"], self._rows()),
         )
 
     def _costs(self) -> str:
@@ -95,13 +99,13 @@ class SearchSpace:
         return f"{ranges[0]} multiply-adds (1 multiply-add = 1 FLOP), {ranges[1]} parameters"
 
     def _rows(self) -> list[list[str]]:
-        """The decisions, those together that are alike and in the same stage."""
-        counts: Counter[tuple[str, ...]] = Counter()
+        """The decisions, those together that are alike."""
+        places: dict[tuple[str, str, str], list[str]] = {}
         for decision in self.decisions:
             place, _, what = decision.name.rpartition(".")
             choices = ", ".join(f"{choice:g}" for choice in decision.choices)
-            counts[stage_of(place) or "network", what, decision.kind, choices] += 1
-        return [[*row, str(count)] for row, count in counts.items()]
+            places.setdefault((what, decision.kind, choices), []).append(stage_of(place) or "network")
+        return [[*row, ", ".join(dict.fromkeys(where)), str(len(where))] for row, where in places.items()]
 
     @property
     def kinds(self) -> tuple[str, ...]:
