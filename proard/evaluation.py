@@ -34,6 +34,7 @@ from proard.measurement import Z_95 as Z_95
 from proard.measurement import Accuracy as Accuracy
 from proard.measurement import Measurement, counted, measure, work
 from proard.progress import Progress
+from proard.results import MeasuredStudent, Results
 from proard.run import Run
 from proard.teachers import ExternalTeacher
 
@@ -42,8 +43,8 @@ DIAGNOSED_IMAGES = 1000  # unless a limit asks for more
 DIAGNOSTICS = "diagnostics.json"
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(MeasuredStudent):
     """What `evaluate` measured of one student on test images.
 
     Attributes:
@@ -67,6 +68,11 @@ class Evaluation:
     findings: tuple[Finding, ...] | None = None
     diagnostics: Diagnostics | None = None
     teacher: Mapping[str, str | None] | None = None
+
+    @property
+    def accuracies(self) -> dict[str, Accuracy]:
+        """As measured."""
+        return {"clean": self.measurement.clean, **self.measurement.robust}
 
     def as_dict(self) -> dict[str, Any]:
         """Every number with what it is of: split, seed, subset, and all parameters of the attack; for JSON."""
@@ -128,7 +134,7 @@ def evaluate(
     meter = _meter(Path(path))
     evaluator = _Evaluator(attacks, limit, data_root, where, check, diagnose, teacher, quiet)
     with meter or nullcontext():
-        return [evaluator(folder) for folder in folders]
+        return Results(evaluator(folder) for folder in folders)
 
 
 @dataclass

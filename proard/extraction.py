@@ -18,11 +18,12 @@ from proard.budgets import Budget, Limits
 from proard.build import evaluation_batches, threat_model
 from proard.energy import EnergyMeter, known_energy
 from proard.errors import UserError
-from proard.evaluation import Measurement, attack_as_dict, measure
+from proard.evaluation import Accuracy, Measurement, attack_as_dict, measure
 from proard.export import check_formats, describe, write_student
 from proard.latency import LatencyTable, find_table, latency_card, measure_latency, with_latency
 from proard.measurement import work
 from proard.progress import Progress
+from proard.results import MeasuredStudent, Results
 from proard.run import Run, environment
 from proard.search import Label, choose, preference
 from proard.search.front import FILE, Front, read_front
@@ -32,8 +33,8 @@ from proard.supernet import Architecture, SearchSpace
 from proard.terminal import warn
 
 
-@dataclass(frozen=True)
-class Extracted:
+@dataclass(frozen=True, repr=False)
+class Extracted(MeasuredStudent):
     """A student that was written.
 
     Attributes:
@@ -43,6 +44,18 @@ class Extracted:
 
     path: Path
     card: dict[str, Any]
+
+    @property
+    def accuracies(self) -> dict[str, Accuracy]:
+        """As on its card."""
+        evaluation = self.card["evaluation"]
+        values = {"clean": evaluation["clean"], **{r["attack"]["name"]: r for r in evaluation["robust"]}}
+        return {name: Accuracy(value["correct"], value["images"]) for name, value in values.items()}
+
+    @property
+    def split(self) -> str:
+        """As on its card."""
+        return self.card["evaluation"]["split"]
 
 
 def extract(
@@ -114,7 +127,7 @@ def extract(
     wanted_students: list[Limits | None] = [*limits] or [None]
     meter.record["students"] = len(wanted_students)
     with meter:
-        return [extractor.write(limit, place, prefer, formats) for limit in wanted_students]
+        return Results(extractor.write(limit, place, prefer, formats) for limit in wanted_students)
 
 
 def _writable(folder: Path) -> Path:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proard.budgets import short, short_time
-from proard.measurement import Accuracy
 from proard.run import Run, read_metrics
 from proard.savings import HEAD, thousandths
 from proard.terminal import print_table, say
@@ -22,13 +20,7 @@ if TYPE_CHECKING:
 
 def print_students(students: Sequence[Extracted]) -> None:
     """What was extracted: costs and accuracies, how it was chosen, and its latency where a budget asked for one."""
-    rows = []
-    for student in students:
-        evaluation = student.card["evaluation"]
-        accuracies = {"clean": evaluation["clean"], **{r["attack"]["name"]: r for r in evaluation["robust"]}}
-        measured = {name: Accuracy(value["correct"], value["images"]) for name, value in accuracies.items()}
-        rows.append(_student(student.card, student.path, measured))
-    _print_students(rows)
+    _print_students([student.row() for student in students])
     for line in dict.fromkeys(map(_chosen, (student.card["selection"] for student in students))):
         say(f"chosen:  {line}", fold=True)
     for student in students:
@@ -38,7 +30,7 @@ def print_students(students: Sequence[Extracted]) -> None:
 
 def print_evaluations(results: Sequence[Evaluation]) -> None:
     """Accuracies of students; what each attack of a cascade broke; findings and diagnostics, if they were asked for."""
-    _print_students([_student(r.card, r.path, {"clean": r.measurement.clean, **r.measurement.robust}) for r in results])
+    _print_students([result.row() for result in results])
     if any(len(result.measurement.robust) > 1 for result in results):
         print("\nwhat each attack broke of what the ones before it left")
         print_table([row for result in results for row in _cascade(result)])
@@ -124,20 +116,6 @@ def after_evaluation(results: Sequence[Evaluation]) -> list[str]:
     elif Run(run).config_file.is_file():
         following = f"proard report --run {run}"
     return [f"{'student' if len(folders) == 1 else 'written'}: {place}", f"next:    {following}"]
-
-
-def _student(card: dict[str, Any], path: Path, accuracies: dict[str, Accuracy]) -> dict[str, str]:
-    """One line of a table: what the student costs, and its accuracies in per cent with the 95 % interval."""
-    row = {
-        "student": path.name,
-        "multiply-adds": short(card["multiply_adds"]),
-        "parameters": short(card["parameters"]),
-    }
-    for name, accuracy in accuracies.items():
-        low, high = accuracy.interval
-        row[f"{name} %"] = f"{100 * accuracy.value:.1f} ({100 * low:.1f}-{100 * high:.1f})"
-    row["images"] = str(accuracies["clean"].total)
-    return row
 
 
 def _chosen(selection: dict[str, Any]) -> str:

@@ -95,11 +95,23 @@ def test_light_imports(module):
 # Architecture
 
 LAYERS = (
-    {"errors", "files", "registry", "losses", "device", "distributed", "weights", "folding", "terminal", "progress"},
-    {"config", "cost", "budgets", "supernet"},
+    {
+        "errors",
+        "files",
+        "registry",
+        "losses",
+        "device",
+        "distributed",
+        "weights",
+        "folding",
+        "terminal",
+        "progress",
+        "html",
+    },
+    {"config", "cost", "budgets", "drawing", "supernet"},
     {"attacks"},
     {"objectives"},
-    {"samplers", "teachers", "data", "energy", "measurement", "formats", "export", "model_card", "hub"},
+    {"samplers", "teachers", "data", "energy", "measurement", "formats", "export", "model_card", "hub", "results"},
     {"build", "fixed_network"},
     {
         "training",

@@ -24,13 +24,14 @@ from proard import extract
 from proard.budgets import Budget, Limits
 from proard.cli import main
 from proard.data import DataSplits
+from proard.drawing import in_words, stages, stages_svg
 from proard.export import FORMATS, read_card
 from proard.extraction import Extractor
 from proard.measurement import Accuracy
 from proard.report import write_report
 from proard.report.attacked import RADII, Attacked
 from proard.report.page import script_json, with_own_size
-from proard.report.pictures import in_words, png, stages, stages_svg
+from proard.report.pictures import png
 from proard.report.subject import COSTS, Subject, best_within
 from proard.run import Run
 from proard.search import search

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from proard import html
 from proard.budgets import short
 from proard.errors import UserError
-from proard.report import figures, html
+from proard.report import figures
 from proard.report.plots import Plots, percent
 from proard.report.subject import Subject
 from proard.savings import HEAD, NOT_COUNTED, Savings, savings, thousandths

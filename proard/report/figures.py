@@ -8,9 +8,9 @@ from html import escape
 from typing import Any
 
 from proard.budgets import short, short_time
+from proard.drawing import in_words
 from proard.latency import LatencyTable
 from proard.report.attacked import Curve
-from proard.report.pictures import in_words
 from proard.report.plots import CLEAN, MUTED, ROBUST, SERIES, Plot, line, log_axis, percent, thin
 from proard.report.subject import COSTS, Scores, Student, best_within
 

@@ -16,10 +16,9 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from proard import __version__
+from proard import __version__, html
 from proard.errors import Stopped, UserError
 from proard.progress import Progress
-from proard.report import html
 from proard.report.sections import Sections
 from proard.report.subject import Subject
 

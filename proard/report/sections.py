@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from proard import html
 from proard.budgets import short, short_time
+from proard.drawing import in_words, stages_svg
 from proard.errors import UserError
-from proard.report import figures, html, training_figures
+from proard.report import figures, training_figures
 from proard.report.attacked import Attacked, Shown, Victim
 from proard.report.choice import choice
 from proard.report.energy import energy
 from proard.report.figures import scored
-from proard.report.pictures import in_words, png, stages_svg
+from proard.report.pictures import png
 from proard.report.plots import Plots
 from proard.report.sampling import sampled_phases
 from proard.report.subject import COSTS, Student, Subject

@@ -48,6 +48,13 @@ class SearchResult:
     report: dict[str, Any]
     seconds_per_label: float | None
 
+    def __repr__(self) -> str:
+        return f"SearchResult({self.front!r})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the front."""
+        return self.front._repr_html_()
+
 
 def search(
     run: str | Path | None = None,

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from proard.budgets import short
 from proard.search.command import SearchResult
-from proard.search.front import Front, Point
+from proard.search.front import HEAD, MOST_ROWS, Front, table_rows
 from proard.search.predictor import TARGETS
 from proard.terminal import table
-
-MOST_ROWS = 12
 
 
 def summary(result: SearchResult) -> list[str]:
@@ -34,10 +31,9 @@ def summary(result: SearchResult) -> list[str]:
     else:
         lines.append("         every student was measured, or too few to predict others")
     best = front.best(("multiply_adds",))
-    shown = _some(best)
-    rest = "" if len(shown) == len(best) else f", {len(shown)} of {len(best)}"
+    rest = "" if len(best) <= MOST_ROWS else f", {MOST_ROWS} of {len(best)}"
     lines += ["", f"measured front on validation images{rest}; 1 multiply-add = 1 FLOP"]
-    return lines + table([_row(point) for point in shown])
+    return lines + table([dict(zip(HEAD, row, strict=True)) for row in table_rows(best)])
 
 
 def as_json(result: SearchResult) -> dict[str, Any]:
@@ -98,19 +94,3 @@ def _verified(verified: dict[str, Any]) -> list[str]:
         return []
     errors = ", ".join(f"{target} {100 * verified[f'{target}_error']:.1f}" for target in TARGETS)
     return [f"checked: {verified['students']} of the predicted front; mean error in points: {errors}"]
-
-
-def _some(points: Sequence[Point]) -> list[Point]:
-    """At most `MOST_ROWS`, evenly, with both ends."""
-    if len(points) <= MOST_ROWS:
-        return list(points)
-    return [points[round(i * (len(points) - 1) / (MOST_ROWS - 1))] for i in range(MOST_ROWS)]
-
-
-def _row(point: Point) -> dict[str, str]:
-    return {
-        "multiply-adds": short(point.cost.multiply_adds),
-        "parameters": short(point.cost.parameters),
-        "clean %": f"{100 * point.label.clean:.1f}",
-        "robust %": f"{100 * point.label.robust:.1f}",
-    }
