@@ -6,7 +6,6 @@ hand: the same architecture, images, objective, teacher and epochs, in a network
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +14,13 @@ from typing import Any
 
 from proard.budgets import Budget
 from proard.config import Config, PhaseConfig, StudentConfig, SupernetConfig, TeacherConfig
+from proard.energy import EnergyMeter
 from proard.errors import UserError
 from proard.export import read_card
 from proard.extraction import Extracted, Extractor, extract
 from proard.files import write_json
 from proard.run import Run
+from proard.savings import Savings, Spent, savings, training_of
 from proard.teachers import restore_largest
 from proard.training import train
 from proard.training.checkpoint import load_checkpoint
@@ -35,15 +36,13 @@ class Comparison:
         budget: what it was asked for.
         extracted: the student directory of the one, and ``alone`` of the other.
         alone: see above.
-        seconds: that training it alone took, ``kwh`` likewise (None: not measured).
-        kwh: see above.
+        spent: on training it alone.
     """
 
     budget: str
     extracted: Path
     alone: Path
-    seconds: float
-    kwh: float | None
+    spent: Spent
 
     def as_dict(self) -> dict[str, Any]:
         """With the accuracies of both, in [0, 1], and the difference extracted minus alone."""
@@ -51,8 +50,9 @@ class Comparison:
         values: dict[str, Any] = {
             "budget": self.budget,
             "multiply_adds": cards["alone"]["multiply_adds"],
-            "seconds_alone": self.seconds,
-            "kwh_alone": self.kwh,
+            "seconds_alone": self.spent.seconds,
+            "kwh_alone": self.spent.kwh,
+            "kg_co2eq_alone": self.spent.kg_co2eq,
         }
         for accuracy in ("clean_accuracy", "robust_accuracy"):
             values |= {f"{accuracy}_{name}": card[accuracy] for name, card in cards.items()}
@@ -62,31 +62,39 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What one training for all budgets costs, and one training for each.
+    """Students of one training beside the same ones trained alone, and what both ways cost.
 
     Attributes:
+        run: that all were cut from.
         comparisons: by budget.
-        seconds: of the run's own training, teacher and supernet; ``kwh`` likewise (None: not measured).
-        kwh: see above.
+        scale_epochs: by which the trainings alone were shortened; None: they were not.
     """
 
+    run: Run
     comparisons: list[Comparison]
-    seconds: float
-    kwh: float | None
+    scale_epochs: float | None = None
 
     @property
-    def break_even(self) -> float:
-        """From how many budgets on the one training is cheaper: its seconds over the mean of the students' alone."""
-        return self.seconds * len(self.comparisons) / sum(comparison.seconds for comparison in self.comparisons)
+    def savings(self) -> Savings | None:
+        """One training instead of N; None where the run's own training is not on record."""
+        return savings(self.run, self._table())
 
     def as_dict(self) -> dict[str, Any]:
         """For ``baseline.json``."""
+        spent, found = training_of(self.run), self.savings
         return {
-            "comparisons": [comparison.as_dict() for comparison in self.comparisons],
-            "seconds_of_the_run": self.seconds,
-            "kwh_of_the_run": self.kwh,
-            "break_even_budgets": self.break_even,
+            **self._table(),
+            "seconds_of_the_run": spent.seconds,
+            "kwh_of_the_run": spent.kwh,
+            "kg_co2eq_of_the_run": spent.kg_co2eq,
+            "break_even_budgets": found and found.break_even,
+            "break_even_by": found and found.unit,
+            "assumptions": list(found.assumptions) if found else [],
         }
+
+    def _table(self) -> dict[str, Any]:
+        rows = [comparison.as_dict() for comparison in self.comparisons]
+        return {"comparisons": rows, "scale_epochs": self.scale_epochs}
 
 
 def baseline(
@@ -122,20 +130,20 @@ def baseline(
     missing = [budget for budget in budgets if not (directory.students / budget.name).exists()]
     if missing:
         extract(missing, run=directory.path, quiet=quiet)
-    teacher = teacher_of(directory, config, state)
     comparisons = []
-    for budget in budgets:
-        extracted = directory.students / budget.name
-        place = directory.path / "baselines" / budget.name
-        card = read_card(extracted)
-        alone = alone_config(config, card["architecture"], teacher)
-        if scale_epochs is not None:
-            alone = alone.scaled(scale_epochs)
-        about = {"budget": card["budget"], "selection": {"method": "trained alone"}}
-        student = train_alone(alone, place, directory.students / f"{budget.name}-alone", quiet, about)
-        seconds, kwh = cost_of_training(Run(place))
-        comparisons.append(Comparison(budget.name, extracted, student.path, seconds, kwh))
-    result = Baseline(comparisons, *cost_of_training(directory))
+    with EnergyMeter(config.energy, directory.energy, "baseline"):
+        teacher = teacher_of(directory, config, state)
+        for budget in budgets:
+            extracted = directory.students / budget.name
+            place = directory.path / "baselines" / budget.name
+            card = read_card(extracted)
+            alone = alone_config(config, card["architecture"], teacher)
+            if scale_epochs is not None:
+                alone = alone.scaled(scale_epochs)
+            about = {"budget": card["budget"], "selection": {"method": "trained alone"}}
+            student = train_alone(alone, place, directory.students / f"{budget.name}-alone", quiet, about)
+            comparisons.append(Comparison(budget.name, extracted, student.path, training_of(Run(place))))
+    result = Baseline(directory, comparisons, scale_epochs)
     write_json(directory.path / "baseline.json", result.as_dict())
     return result
 
@@ -182,7 +190,8 @@ def finetune(
     shutil.rmtree(place, ignore_errors=True)  # of an earlier, or interrupted, attempt: it began with other weights
     settings = alone.model_copy(update={"phases": (phase,), "student": begin})
     about = {"budget": card["budget"], "selection": card["selection"], "finetuned_epochs": epochs}
-    return train_alone(settings, place, folder, quiet, about, formats)
+    with EnergyMeter(config.energy, directory.energy, "finetune"):
+        return train_alone(settings, place, folder, quiet, about, formats)
 
 
 def require_epochs(epochs: int) -> None:
@@ -248,11 +257,3 @@ def train_alone(
     architecture = extractor.space.largest()  # the only one
     network = extractor.supernet.extract(architecture, extractor.calibration)
     return extractor.write_network(out, network, architecture, formats, about)
-
-
-def cost_of_training(run: Run) -> tuple[float, float | None]:
-    """Seconds and kilowatt hours of all that ``train`` did in a run; None where energy was not measured."""
-    commands = json.loads(run.energy.read_text(encoding="utf-8"))["commands"] if run.energy.exists() else []
-    spent = [entry for entry in commands if entry["command"] == "train"]
-    kwh = [entry["kwh"] for entry in spent]
-    return sum(entry["seconds"] for entry in spent), None if None in kwh else sum(kwh)

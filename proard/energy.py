@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +26,9 @@ from proard.files import write_json
 
 WORLD_AVERAGE = 0.475
 """kg CO2eq per kWh of electricity: IEA, Global Energy & CO2 Status Report 2019, which codecarbon uses too."""
+
+MAKING = ("train", "search", "extract")
+"""Commands that make students."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +45,9 @@ class EnergyMeter:
     """
 
     def __init__(self, config: EnergyConfig, path: Path | None, command: str) -> None:
-        """Prepare; nothing is measured yet.
+        """Begin to find out the hardware, in the background; nothing is measured yet.
+
+        That takes a second or two, once in a process: so make the meter before the images are read, say.
 
         Args:
             config: whether to measure, and the country whose electricity is used.
@@ -66,11 +72,15 @@ class EnergyMeter:
         self._tracker: Any = None
         self._totals = _Totals()
         self._started = time.perf_counter()
-        if config.enabled and config.country is not None:
-            _check_country(config.country)
+        if config.enabled:
+            if config.country is not None:
+                _check_country(config.country)
+            _hardware.start()
 
     def __enter__(self) -> EnergyMeter:
-        """Start measuring; the first time in a process this takes about a second, to find out the hardware."""
+        """Start measuring, once the hardware is known."""
+        if self.config.enabled:
+            _hardware.wait()
         self._started = time.perf_counter()
         if not self.config.enabled:
             self.record["how_measured"] = "not measured: energy.enabled is false"
@@ -162,6 +172,33 @@ def _check_country(country: str) -> None:
         raise UserError(
             f"energy.country: no electricity data for '{country}'; use a three-letter ISO 3166 code, as FRA or DEU"
         )
+
+
+class _Hardware:
+    """What codecarbon finds out about the machine, and keeps for all trackers of a process: by starting one."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin, unless it has begun."""
+        if self._thread is None:
+            # No daemon: a process that ends early waits for it, rather than to stop a thread inside of an import.
+            self._thread = threading.Thread(target=self._find, name="proard-energy")
+            self._thread.start()
+
+    def wait(self) -> None:
+        """Until it is known."""
+        self.start()
+        assert self._thread is not None
+        self._thread.join()
+
+    def _find(self) -> None:
+        with suppress(Exception):  # the tracker that measures meets the same problem, and it is recorded
+            _stop_tracker(_start_tracker(None, _Totals()))
+
+
+_hardware = _Hardware()
 
 
 def _start_tracker(country: str | None, totals: _Totals) -> Any:
@@ -277,12 +314,16 @@ def _earlier(path: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def known_energy(path: Path) -> dict[str, Any] | None:
-    """The sums of an ``energy.json``: kwh, kg_co2eq, seconds and how they were measured; None where it is not known."""
+    """What the students of a run took: kwh, kg_co2eq, seconds and how they were measured; None where it is not known.
+
+    Sums over the `MAKING` commands of an ``energy.json``: comparisons, reports and further evaluations are left out.
+    """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        known = {key: values[key] for key in ("kwh", "kg_co2eq", "seconds", "how_measured")}
-    except (OSError, ValueError, KeyError, TypeError):
+        commands = json.loads(path.read_text(encoding="utf-8"))["commands"]
+        sums = _summary([command for command in commands if command["command"] in MAKING])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    known = {key: sums[key] for key in ("kwh", "kg_co2eq", "seconds", "how_measured")}
     return known if isinstance(known["kwh"], int | float) else None
 
 

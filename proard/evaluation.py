@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from proard import __version__
 from proard.attacks import Attack
@@ -16,17 +19,22 @@ from proard.build import evaluation_batches
 from proard.config import DEVICE_NAMES, DataConfig
 from proard.data import DataSplits, load_data
 from proard.device import resolve_device
+from proard.diagnostics import PASSES as DIAGNOSIS_PASSES
 from proard.diagnostics import Diagnostics
 from proard.diagnostics import diagnose as diagnose_transfer
 from proard.diagnostics.teacher import named_teacher
-from proard.distributed import rank
+from proard.distributed import rank, world_size
+from proard.energy import EnergyMeter
 from proard.errors import UserError
 from proard.export import CARD, load_student
 from proard.files import write_json
+from proard.masking import PASSES as MASKING_PASSES
 from proard.masking import Finding, check_masking
 from proard.measurement import Z_95 as Z_95
 from proard.measurement import Accuracy as Accuracy
-from proard.measurement import Measurement, measure
+from proard.measurement import Measurement, counted, measure, work
+from proard.progress import Progress
+from proard.results import MeasuredStudent, Results
 from proard.run import Run
 from proard.teachers import ExternalTeacher
 
@@ -35,8 +43,8 @@ DIAGNOSED_IMAGES = 1000  # unless a limit asks for more
 DIAGNOSTICS = "diagnostics.json"
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(MeasuredStudent):
     """What `evaluate` measured of one student on test images.
 
     Attributes:
@@ -60,6 +68,11 @@ class Evaluation:
     findings: tuple[Finding, ...] | None = None
     diagnostics: Diagnostics | None = None
     teacher: Mapping[str, str | None] | None = None
+
+    @property
+    def accuracies(self) -> dict[str, Accuracy]:
+        """As measured."""
+        return {"clean": self.measurement.clean, **self.measurement.robust}
 
     def as_dict(self) -> dict[str, Any]:
         """Every number with what it is of: split, seed, subset, and all parameters of the attack; for JSON."""
@@ -89,6 +102,7 @@ def evaluate(
     check: bool = False,
     diagnose: bool = False,
     teacher: str | None = None,
+    quiet: bool = True,
 ) -> list[Evaluation]:
     """Measure students on the test split of the data they were made for; under torchrun each process takes its share.
 
@@ -103,6 +117,7 @@ def evaluate(
         diagnose: also measure local linearity, a curve over radii and what follows from them (`proard.diagnostics`), on
             at most `DIAGNOSED_IMAGES` of the images unless ``limit`` says more; kept in the student's `DIAGNOSTICS`.
         teacher: to diagnose transfer from; a source, or a section ``teacher:`` of a configuration in braces.
+        quiet: no progress bars.
 
     Raises:
         UserError: no student there, a damaged one, an unknown attack, images that cannot be found, or a teacher that
@@ -116,45 +131,94 @@ def evaluate(
         raise UserError(f"--device {device}: unknown; valid: auto, cpu, cuda, cuda:1 ...")
     folders = _student_directories(Path(path))
     where = resolve_device(device)
-    results = []
-    loaded: dict[DataConfig, DataSplits] = {}  # the students of one run share their images, and the teacher
-    teachers: dict[DataConfig, ExternalTeacher] = {}
-    for folder in folders:
-        student = load_student(folder).to(where)
+    meter = _meter(Path(path))
+    evaluator = _Evaluator(attacks, limit, data_root, where, check, diagnose, teacher, quiet)
+    with meter or nullcontext():
+        return Results(evaluator(folder) for folder in folders)
+
+
+@dataclass
+class _Evaluator:
+    """Measures one student after the other; the arguments are those of `evaluate`.
+
+    Attributes:
+        loaded: images, which the students of one run share.
+        teachers: likewise.
+    """
+
+    attacks: Sequence[str]
+    limit: int | None
+    data_root: str | Path | None
+    device: torch.device
+    check: bool
+    diagnose: bool
+    teacher: str | None
+    quiet: bool
+    loaded: dict[DataConfig, DataSplits] = field(default_factory=dict)
+    teachers: dict[DataConfig, ExternalTeacher] = field(default_factory=dict)
+
+    def __call__(self, folder: Path) -> Evaluation:
+        """All that was asked for about a student."""
+        student = load_student(folder).to(self.device)
         card: dict[str, Any] = student.card  # type: ignore[assignment]
         settings, recorded, seed, recorded_limit = _recorded(card, folder)
-        chosen = [named_attack(name, recorded[0].threat) for name in attacks] or recorded
-        if settings not in loaded:
-            loaded[settings] = _test_data(settings, data_root)
-        data = loaded[settings]
+        threat = recorded[0].threat
+        chosen = [named_attack(name, threat) for name in self.attacks] or recorded
+        if settings not in self.loaded:
+            self.loaded[settings] = _test_data(settings, self.data_root)
+        data = self.loaded[settings]
         if data.class_names != tuple(card["classes"]):
             raise UserError(
                 f"student {folder}: the data {settings.name} at {settings.root} have other classes than its card"
             )
-        threat = recorded[0].threat
-        if teacher is not None and settings not in teachers:
-            teachers[settings] = named_teacher(teacher, data, data_name=settings.name, norm=threat.norm, device=where)
-        size = recorded_limit if limit is None else limit
-        batches = evaluation_batches(data.test.subset(size, seed), data.input_shape, where)
+        if self.teacher is not None and settings not in self.teachers:
+            self.teachers[settings] = named_teacher(
+                self.teacher, data, data_name=settings.name, norm=threat.norm, device=self.device
+            )
+        size = recorded_limit if self.limit is None else self.limit
         by_name = {attack.name: attack for attack in chosen}
-        result = measure(student, batches, by_name, seed=seed, spread=True)
-        findings = None
-        if check:
-            few = data.test.subset(min(size or CHECKED_IMAGES, CHECKED_IMAGES), seed)
-            batches = evaluation_batches(few, data.input_shape, where)
-            findings = tuple(check_masking(student, batches, recorded[0].threat, limit=CHECKED_IMAGES, seed=seed))
-        evaluation = Evaluation(folder, card, result, by_name, seed, size, findings)
-        if diagnose:
-            some = data.test.subset(min(size or DIAGNOSED_IMAGES, DIAGNOSED_IMAGES) if limit is None else limit, seed)
-            batches = evaluation_batches(some, data.input_shape, where)
-            tutor = teachers.get(settings)
-            diagnostics = diagnose_transfer(student, tutor, batches, threat, seed=seed)
+        images, batches = self._images(data, size, seed)
+        with self._progress("evaluating", folder, work(images, by_name.values()) / world_size()) as progress:
+            result = measure(student, batches, by_name, seed=seed, spread=True, progress=progress.advance)
+        evaluation = Evaluation(folder, card, result, by_name, seed, size)
+        if self.check:
+            images, batches = self._images(data, min(size or CHECKED_IMAGES, CHECKED_IMAGES), seed)
+            passes = images * MASKING_PASSES
+            with self._progress("checking", folder, passes) as progress, counted(student, passes, progress.advance):
+                findings = check_masking(student, batches, threat, limit=CHECKED_IMAGES, seed=seed)
+            evaluation = replace(evaluation, findings=tuple(findings))
+        if self.diagnose:
+            few = min(size or DIAGNOSED_IMAGES, DIAGNOSED_IMAGES) if self.limit is None else self.limit
+            images, batches = self._images(data, few, seed)
+            tutor = self.teachers.get(settings)
+            passes = images * DIAGNOSIS_PASSES
+            with self._progress("diagnosing", folder, passes) as progress, counted(student, passes, progress.advance):
+                diagnostics = diagnose_transfer(student, tutor, batches, threat, seed=seed)
             source = None if tutor is None else {"source": tutor.source, "sha256": tutor.sha256}
             evaluation = replace(evaluation, diagnostics=diagnostics, teacher=source)
             if rank() == 0:
                 write_json(folder / DIAGNOSTICS, evaluation.diagnostics_as_dict())
-        results.append(evaluation)
-    return results
+        return evaluation
+
+    def _images(
+        self, data: DataSplits, size: int | None, seed: int
+    ) -> tuple[int, Iterator[tuple[torch.Tensor, torch.Tensor]]]:
+        """How many test images, and their batches."""
+        images = data.test.subset(size, seed)
+        return len(images), evaluation_batches(images, data.input_shape, self.device)
+
+    def _progress(self, what: str, folder: Path, total: float) -> Progress:
+        return Progress(f"{what} {folder.name}", total, quiet=self.quiet, shown=rank() == 0)
+
+
+def _meter(path: Path) -> EnergyMeter | None:
+    """Of the run that a path is, or is a student in; None without one, and for all processes but the first."""
+    for directory in (path, path.resolve().parent.parent):
+        run = Run(directory)
+        if rank() == 0 and run.config_file.is_file():
+            with suppress(UserError):  # a run of another version of proard; the student itself can be read
+                return EnergyMeter(run.config().energy, run.energy, "evaluate")
+    return None
 
 
 def _recorded(card: dict[str, Any], folder: Path) -> tuple[DataConfig, list[Attack], int, int | None]:

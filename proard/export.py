@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +25,7 @@ from proard.files import atomic_directory, atomic_write, sha256, write_json
 from proard.formats import FORMATS as FORMATS
 from proard.formats import Format, FormatChecks, Source, evaluate_formats
 from proard.model_card import model_card
+from proard.progress import Progress
 from proard.supernet import Architecture, Family, families, require_calibrated
 from proard.supernet.calibration import add_running_statistics
 
@@ -50,6 +51,7 @@ def write_student(
     card: dict[str, Any],
     formats: Sequence[str] = (),
     checks: FormatChecks | None = None,
+    quiet: bool = True,
 ) -> dict[str, Any]:
     """Write a student directory, replacing an older one only when the new one is complete.
 
@@ -59,6 +61,7 @@ def write_student(
         card: the content of student.json, without ``bytes``, ``files`` and ``formats``, which are filled in.
         formats: beside ``safetensors`` and ``pt2``, which are always written.
         checks: calibration images for int8 formats, and test images on which every file is measured.
+        quiet: no progress bar.
 
     Returns:
         The content of student.json.
@@ -78,12 +81,16 @@ def write_student(
     example = torch.zeros(2, *card["input_shape"])
     source = Source(plain, example, checks.calibration, checks.static_batch)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_directory(directory) as folder:
+    wanted = [name for name in dict.fromkeys(["pt2", *formats]) if name != "safetensors"]
+    with (
+        atomic_directory(directory) as folder,
+        Progress(f"writing {directory.name}", 2 * len(wanted), quiet=quiet) as progress,
+    ):
         save_file({name: tensor.contiguous() for name, tensor in plain.state_dict().items()}, folder / WEIGHTS)
         (folder / WEIGHTS).chmod(0o644)  # safetensors makes it readable for its owner alone
-        wanted = [name for name in dict.fromkeys(["pt2", *formats]) if name != "safetensors"]
-        written = _write_formats(folder, wanted, source)
-        measured = evaluate_formats(folder, [entry for entry, _ in written.values()], student, source, checks)
+        written = _write_formats(folder, wanted, source, progress.advance)
+        entries = [entry for entry, _ in written.values()]
+        measured = evaluate_formats(folder, entries, student, source, checks, progress.advance)
         card = {"format": CARD_FORMAT, **card, "bytes": (folder / WEIGHTS).stat().st_size}
         card["formats"] = {
             name: {
@@ -100,7 +107,9 @@ def write_student(
     return json.loads(json.dumps(card))
 
 
-def _write_formats(folder: Path, names: Sequence[str], source: Source) -> dict[str, tuple[Format, dict[str, Any]]]:
+def _write_formats(
+    folder: Path, names: Sequence[str], source: Source, progress: Callable[[], Any]
+) -> dict[str, tuple[Format, dict[str, Any]]]:
     """Write the formats; those that are more than a function come back, with what the card says of them."""
     written = {}
     for name in names:
@@ -109,6 +118,7 @@ def _write_formats(folder: Path, names: Sequence[str], source: Source) -> dict[s
             written[name] = (entry, entry.write(source, folder / entry.file))
         else:
             entry(source.student, source.example, folder / f"student.{name}")
+        progress()
     return written
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
-from tqdm import tqdm
 
 from proard import build
 from proard.attacks import Attack
@@ -20,19 +18,23 @@ from proard.budgets import Budget, Limits
 from proard.build import evaluation_batches, threat_model
 from proard.energy import EnergyMeter, known_energy
 from proard.errors import UserError
-from proard.evaluation import Measurement, attack_as_dict, measure
+from proard.evaluation import Accuracy, Measurement, attack_as_dict, measure
 from proard.export import check_formats, describe, write_student
 from proard.latency import LatencyTable, find_table, latency_card, measure_latency, with_latency
+from proard.measurement import work
+from proard.progress import Progress
+from proard.results import MeasuredStudent, Results
 from proard.run import Run, environment
 from proard.search import Label, choose, preference
 from proard.search.front import FILE, Front, read_front
 from proard.search.labeller import Labeller, TrainedRun
 from proard.search.selection import Prefer
 from proard.supernet import Architecture, SearchSpace
+from proard.terminal import warn
 
 
-@dataclass(frozen=True)
-class Extracted:
+@dataclass(frozen=True, repr=False)
+class Extracted(MeasuredStudent):
     """A student that was written.
 
     Attributes:
@@ -42,6 +44,18 @@ class Extracted:
 
     path: Path
     card: dict[str, Any]
+
+    @property
+    def accuracies(self) -> dict[str, Accuracy]:
+        """As on its card."""
+        evaluation = self.card["evaluation"]
+        values = {"clean": evaluation["clean"], **{r["attack"]["name"]: r for r in evaluation["robust"]}}
+        return {name: Accuracy(value["correct"], value["images"]) for name, value in values.items()}
+
+    @property
+    def split(self) -> str:
+        """As on its card."""
+        return self.card["evaluation"]["split"]
 
 
 def extract(
@@ -99,8 +113,10 @@ def extract(
     if static_batch is not None and static_batch < 1:
         raise UserError(f"--static-batch {static_batch}: must be at least 1")
     directory = Run.find(run)
-    if not limits and directory.config().mode == "supernet":
+    config = directory.config()
+    if not limits and config.mode == "supernet":
         raise UserError("extract needs a budget, such as --flops 100M (or --params, --memory, --size)")
+    meter = EnergyMeter(config.energy, directory.energy, "extract")
     extractor = Extractor(directory, quiet)
     extractor.static_batch = static_batch
     if any(budget.kind == "latency" for budget in given):
@@ -108,9 +124,10 @@ def extract(
     for limit in limits:
         limit.check(extractor.space.cost(extractor.space.smallest()))
     place = _writable(directory.students if out is None else Path(out))
-    with EnergyMeter(extractor.config.energy, directory.energy, "extract"):
-        wanted_students: list[Limits | None] = [*limits] or [None]
-        return [extractor.write(limit, place, prefer, formats) for limit in wanted_students]
+    wanted_students: list[Limits | None] = [*limits] or [None]
+    meter.record["students"] = len(wanted_students)
+    with meter:
+        return Results(extractor.write(limit, place, prefer, formats) for limit in wanted_students)
 
 
 def _writable(folder: Path) -> Path:
@@ -157,10 +174,9 @@ class Extractor(TrainedRun):
             return None
         front, changed = read_front(self.run.path, self.labeller.fingerprint, self.supernet.space)
         if changed:
-            print(
+            warn(
                 f"{self.run.path / FILE}: is of other {' or '.join(changed)}, and is not used; "
-                f"'proard search --run {self.run.path}' writes it again",
-                file=sys.stderr,
+                f"'proard search --run {self.run.path}' writes it again"
             )
         return front
 
@@ -196,17 +212,12 @@ class Extractor(TrainedRun):
     def choose(self, limits: Limits, prefer: Prefer) -> Architecture:
         """The best architecture within the limits among some that are measured now, and those that were before."""
         settings = self.config.search
-        bar = tqdm(
-            desc=f"choosing for {limits.name}",
-            total=settings.candidates + settings.mutations,
-            unit="student",
-            disable=None if not self.quiet else True,
-            leave=False,
-        )
+        count = settings.candidates + settings.mutations
+        bar = Progress(f"choosing for {limits.name}", count, "students", quiet=self.quiet)
 
         def label(architecture: Architecture) -> Label:
             measured = self.labeller(architecture)
-            bar.update()
+            bar.advance()
             return measured
 
         with bar:
@@ -255,7 +266,8 @@ class Extractor(TrainedRun):
         limit = self.config.evaluation.limit if split == "test" else self.config.validation.images
         images = (self.data.test if split == "test" else self.data.validation).subset(limit, self.config.seed)
         batches = evaluation_batches(images, self.data.input_shape, self.device)
-        result = measure(network, batches, {attack.name: attack}, seed=self.config.seed)
+        with Progress(f"measuring {path.name}", work(len(images), [attack]), quiet=self.quiet) as bar:
+            result = measure(network, batches, {attack.name: attack}, seed=self.config.seed, progress=bar.advance)
         card = {**self._card(architecture, result, attack), **(about or {})}
         card["evaluation"] |= {"split": split, "limit": limit}
         if self._table is not None:
@@ -266,7 +278,7 @@ class Extractor(TrainedRun):
         checks = None
         if split == "test":
             checks = build.format_checks(self.config, self.data, self.device, attack, self.static_batch)
-        return Extracted(path, write_student(path, network, card, formats, checks))
+        return Extracted(path, write_student(path, network, card, formats, checks, self.quiet))
 
     def _card(self, architecture: Architecture, result: Measurement, attack: Attack) -> dict[str, Any]:
         threat = attack.threat

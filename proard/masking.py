@@ -23,6 +23,7 @@ from proard.supernet import require_calibrated
 GUIDE = "docs/guides/gradient_masking.md"
 TOLERANCE = 0.02  # share of the images by which attacks of equal strength may differ
 STEPS, STARTS = 40, 3  # of the white-box attacks; with one start, Square Attack wins now and then on honest networks
+PASSES = 1000 + (3 * STARTS - 1) * STEPS  # about how often an image goes through the network
 MEANINGS = {
     "softmax outputs": "attacks expect logits; on probabilities their gradients vanish",
     "random outputs": "an attack aims at one draw and is judged by another",

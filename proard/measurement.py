@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -91,6 +91,7 @@ def measure(
     *,
     seed: int = 0,
     spread: bool = False,
+    progress: Callable[[float], Any] = lambda _: None,
 ) -> Measurement:
     """Evaluate a calibrated network in float32 and evaluation mode, through a `fast_copy`; its modes are put back.
 
@@ -103,6 +104,7 @@ def measure(
         attacks: by the name to report.
         seed: of the attacks' random draws.
         spread: every process of a job measures its share of each batch, and all get the result for all images.
+        progress: called with amounts that add up to `work` for the images that this process measures.
 
     Raises:
         UserError: the network has batch norm that was never calibrated.
@@ -118,8 +120,9 @@ def measure(
         for images, labels in batches:
             if spread:
                 images, labels = images[share(len(labels))], labels[share(len(labels))]
-            total += len(labels)
-            if len(labels) == 0:
+            count = len(labels)
+            total += count
+            if count == 0:
                 continue
             if fast is None:
                 fast = fast_copy(network, images)
@@ -127,15 +130,19 @@ def measure(
                 images = images.contiguous(memory_format=torch.channels_last)
             images, labels = _correct(fast, images, images, labels)
             clean += len(labels)
+            progress(count)
             for name, attack in attacks.items():
-                if len(labels) == 0:
-                    break
-                attacked[name] += len(labels)
-                generator = generators.setdefault(name, torch.Generator(images.device).manual_seed(seed + rank_seed))
-                adversarial = attack.until_fooled(fast, images, labels, generator)
-                check_result(attack, adversarial, images)
-                images, labels = _correct(fast, adversarial, images, labels)
-                correct[name] += len(labels)
+                with counted(fast, count * attack.passes, progress):
+                    if len(labels) == 0:
+                        continue
+                    attacked[name] += len(labels)
+                    generator = generators.setdefault(
+                        name, torch.Generator(images.device).manual_seed(seed + rank_seed)
+                    )
+                    adversarial = attack.until_fooled(fast, images, labels, generator)
+                    check_result(attack, adversarial, images)
+                    images, labels = _correct(fast, adversarial, images, labels)
+                    correct[name] += len(labels)
     if spread:
         counts = [total, clean, *attacked.values(), *correct.values()]
         total, clean, *counts = [sum(column) for column in zip(*gathered(counts), strict=True)]
@@ -143,6 +150,38 @@ def measure(
         correct = dict(zip(attacks, counts[len(attacks) :], strict=True))
     robust = {name: RobustAccuracy(correct[name], total, attacked[name]) for name in attacks}
     return Measurement(Accuracy(clean, total), robust)
+
+
+def work(images: int, attacks: Iterable[Attack]) -> int:
+    """How much `measure` does, in images that go through the network, where all of them withstand the attacks."""
+    return images * (1 + sum(attack.passes for attack in attacks))
+
+
+@contextmanager
+def counted(network: nn.Module, expected: float, progress: Callable[[float], Any]) -> Iterator[None]:
+    """Report progress inside of an attack: images that go through the network, up to those expected, then the rest.
+
+    Args:
+        network: that is attacked; nothing about it changes but that it is listened to.
+        expected: images that go through it, at most; an attack that stops early, or goes on, is as good.
+        progress: called with amounts that add up to ``expected``, unless there is an exception.
+    """
+    done = 0.0
+
+    def seen(_: nn.Module, inputs: tuple[Any, ...], __: Any) -> None:
+        nonlocal done
+        amount = min(float(len(inputs[0])), expected - done)
+        if amount > 0:
+            done += amount
+            progress(amount)
+
+    hook = network.register_forward_hook(seen)
+    try:
+        yield
+    finally:
+        hook.remove()
+    if expected > done:
+        progress(expected - done)
 
 
 def _correct(

@@ -3,95 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proard.budgets import short, short_time
-from proard.measurement import Accuracy
 from proard.run import Run, read_metrics
+from proard.savings import HEAD, thousandths
+from proard.terminal import print_table, say
 
 if TYPE_CHECKING:
     from proard.alone import Baseline
     from proard.evaluation import Evaluation
     from proard.extraction import Extracted
     from proard.latency import Profile
+    from proard.training import Trainer
 
 
 def print_students(students: Sequence[Extracted]) -> None:
     """What was extracted: costs and accuracies, how it was chosen, and its latency where a budget asked for one."""
-    rows = []
-    for student in students:
-        evaluation = student.card["evaluation"]
-        accuracies = {"clean": evaluation["clean"], **{r["attack"]["name"]: r for r in evaluation["robust"]}}
-        measured = {name: Accuracy(value["correct"], value["images"]) for name, value in accuracies.items()}
-        rows.append(_student(student.card, student.path, measured))
-    _print_students(rows)
+    _print_students([student.row() for student in students])
     for line in dict.fromkeys(map(_chosen, (student.card["selection"] for student in students))):
-        print(f"chosen:  {line}")
+        say(f"chosen:  {line}", fold=True)
     for student in students:
         if latency := student.card.get("latency"):
-            print(f"latency: {student.path.name}: {_latency(latency)}")
+            say(f"latency: {student.path.name}: {_latency(latency)}", fold=True)
 
 
 def print_evaluations(results: Sequence[Evaluation]) -> None:
     """Accuracies of students; what each attack of a cascade broke; findings and diagnostics, if they were asked for."""
-    _print_students([_student(r.card, r.path, {"clean": r.measurement.clean, **r.measurement.robust}) for r in results])
+    _print_students([result.row() for result in results])
     if any(len(result.measurement.robust) > 1 for result in results):
         print("\nwhat each attack broke of what the ones before it left")
-        _print_rows([row for result in results for row in _cascade(result)])
+        print_table([row for result in results for row in _cascade(result)])
     for result in results:
         for finding in result.findings or ():
-            print(f"warning: {result.path.name}: {finding}")
+            say(f"warning: {result.path.name}: {finding}", fold=True)
         if result.findings == ():
-            print(f"{result.path.name}: no sign of gradient masking, which is no proof of robustness")
+            say(f"{result.path.name}: no sign of gradient masking, which is no proof of robustness", fold=True)
     for result in results:
         if result.diagnostics is not None:
-            print(f"\n{result.path.name}: {result.diagnostics}")
+            print(f"\n{result.path.name}\n{result.diagnostics}")
 
 
 def print_baseline(result: Baseline) -> None:
     """Students of the one training beside the same ones trained alone: accuracies, and what each way costs."""
-    rows = []
-    for row in result.as_dict()["comparisons"]:
-        pairs = {
-            name: f"{100 * row[f'clean_accuracy_{name}']:.1f} / {100 * row[f'robust_accuracy_{name}']:.1f}"
-            for name in ("extracted", "alone")
-        }
-        rows.append(
-            {
-                "budget": row["budget"],
-                "multiply-adds": short(row["multiply_adds"]),
-                "extracted %": pairs["extracted"],
-                "alone %": pairs["alone"],
-                "difference": f"{100 * row['robust_accuracy_difference']:+.1f}",
-                "alone s": f"{row['seconds_alone']:.0f}",
-                "alone Wh": _watt_hours(row["kwh_alone"]),
-            }
-        )
-    print("test accuracy, clean / robust; the difference is of robust accuracy, in points; 1 multiply-add = 1 FLOP")
-    _print_rows(rows)
-    if not result.seconds:
-        print("\nwhat one training for all took is not on record (no training in the run's energy.json)")
+    print("test accuracy, clean / robust; the difference is of robust accuracy, in points")
+    print("1 multiply-add = 1 FLOP")
+    print_table(_compared(result.as_dict()["comparisons"]))
+    found = result.savings
+    if found is None:
+        print("\nwhat one training for all took is not on record (no training in energy.json)")
         return
-    energy = "" if result.kwh is None else f" and {_watt_hours(result.kwh)} Wh"
-    print(
-        f"\none training for all took {result.seconds:.0f} s{energy}: it is cheaper than training each student alone "
-        f"from {result.break_even:.1f} budgets on"
-    )
+    print("\none training for all students, or one each")
+    print_table([dict(zip(HEAD, row, strict=True)) for row in found.rows()])
+    print()
+    say(found.conclusion, fold=True)
+    for sentence in found.assumptions:
+        say(f"- {sentence}", fold=True)
 
 
 def print_profile(done: Profile) -> None:
     """The device, how many blocks were measured, and predicted beside measured latency of whole students."""
     table = done.table
     plural = "" if table.threads == 1 else "s"
-    print(f"device:  {table.device}")
+    say(f"device:  {table.device}", fold=True)
     print(f"         {table.runtime}, {table.dtype}, {table.threads} thread{plural}, batch size {table.batch_size}")
     rest = "; the others are interpolated" if table.interpolate else ""
-    print(f"blocks:  {len(table.blocks)} of {done.distinct} distinct ones measured{rest}")
+    say(f"blocks:  {len(table.blocks)} of {done.distinct} distinct ones measured{rest}")
     held_out = [student for student in table.students if student.held_out]
     if held_out:
         print("\nstudents that the fit has not seen; 1 multiply-add = 1 FLOP")
-        _print_rows(
+        print_table(
             [
                 {
                     "multiply-adds": short(student.multiply_adds),
@@ -115,18 +96,26 @@ def typical_budget(run: Run) -> str:
     return f" --flops {short(costs[len(costs) // 2], up=True)}" if len(costs) > 1 else ""
 
 
-def _student(card: dict[str, Any], path: Path, accuracies: dict[str, Accuracy]) -> dict[str, str]:
-    """One line of a table: what the student costs, and its accuracies in per cent with the 95 % interval."""
-    row = {
-        "student": path.name,
-        "multiply-adds": short(card["multiply_adds"]),
-        "parameters": short(card["parameters"]),
-    }
-    for name, accuracy in accuracies.items():
-        low, high = accuracy.interval
-        row[f"{name} %"] = f"{100 * accuracy.value:.1f} ({100 * low:.1f}-{100 * high:.1f})"
-    row["images"] = str(accuracies["clean"].total)
-    return row
+def print_plan(trainer: Trainer) -> None:
+    """What a training is about to do, and about how long that takes."""
+    from proard.training.plan import plan
+
+    for line in plan(trainer):
+        say(line, fold=True)
+    print(flush=True)
+
+
+def after_evaluation(results: Sequence[Evaluation]) -> list[str]:
+    """Where the students are, and what to do next: a stronger attack, else the report of their run."""
+    folders = [result.path for result in results]
+    place = folders[0] if len(folders) == 1 else folders[0].parent
+    run = folders[0].parent.parent
+    following = f"proard evaluate {place} --check"
+    if not any("autoattack" in name for result in results for name in result.measurement.robust):
+        following = f"proard evaluate {place} --attack autoattack"
+    elif Run(run).config_file.is_file():
+        following = f"proard report --run {run}"
+    return [f"{'student' if len(folders) == 1 else 'written'}: {place}", f"next:    {following}"]
 
 
 def _chosen(selection: dict[str, Any]) -> str:
@@ -148,8 +137,26 @@ def _latency(card: dict[str, Any]) -> str:
     return f"{times} (p95 {short_time(measured['p95'])}){where}"
 
 
-def _watt_hours(kwh: float | None) -> str:
-    return "?" if kwh is None else f"{1000 * kwh:.2g}"
+def _compared(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """A row for every budget."""
+    rows = []
+    for row in comparisons:
+        pairs = {
+            name: f"{100 * row[f'clean_accuracy_{name}']:.1f} / {100 * row[f'robust_accuracy_{name}']:.1f}"
+            for name in ("extracted", "alone")
+        }
+        rows.append(
+            {
+                "budget": row["budget"],
+                "multiply-adds": short(row["multiply_adds"]),
+                "extracted %": pairs["extracted"],
+                "alone %": pairs["alone"],
+                "difference": f"{100 * row['robust_accuracy_difference']:+.1f}",
+                "alone s": f"{row['seconds_alone']:.0f}",
+                "alone Wh": thousandths(row["kwh_alone"]),
+            }
+        )
+    return rows
 
 
 def _cascade(result: Evaluation) -> list[dict[str, str]]:
@@ -170,11 +177,4 @@ def _cascade(result: Evaluation) -> list[dict[str, str]]:
 def _print_students(rows: Sequence[dict[str, str]]) -> None:
     """Aligned columns; the header says what FLOPs are."""
     print("test accuracy with 95 % interval; 1 multiply-add = 1 FLOP")
-    _print_rows(rows)
-
-
-def _print_rows(rows: Sequence[dict[str, str]]) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    widths = {name: max(len(name), *(len(row.get(name, "")) for row in rows)) for name in names}
-    for row in [{name: name for name in names}, *rows]:
-        print("  ".join(row.get(name, "").ljust(widths[name]) for name in names).rstrip())
+    print_table(rows)

@@ -44,10 +44,16 @@ class Registry(Generic[T]):
         self._entries: dict[str, Callable[..., T]] = {}
 
     def register(self, name: str) -> Callable[[Any], Any]:
-        """Class decorator: make the class available under ``name``."""
+        """Class decorator: make the class available under ``name``.
+
+        The same class defined again, as by a notebook's cell that is run twice, takes the place of the old one.
+
+        Raises:
+            ValueError: another class has this name.
+        """
 
         def add(entry: Any) -> Any:
-            if name in self._entries and self._entries[name] is not entry:
+            if name in self._entries and _definition(self._entries[name]) != _definition(entry):
                 raise ValueError(f"{self.kind} '{name}' is registered already")
             self._entries[name] = entry
             return entry
@@ -59,8 +65,9 @@ class Registry(Generic[T]):
         return sorted(self._entries)
 
     def name_of(self, thing: T) -> str:
-        """The name under which the class of ``thing`` is registered."""
-        return next(name for name, entry in self._entries.items() if entry is type(thing))
+        """The name under which the class of ``thing`` is registered; the class's own where it is not."""
+        wanted = _definition(type(thing))
+        return next((n for n, entry in self._entries.items() if _definition(entry) == wanted), wanted[1])
 
     def entry(self, name: str) -> Callable[..., T]:
         """The class that is registered under a name; KeyError for another name."""
@@ -111,6 +118,11 @@ class Registry(Generic[T]):
             raise
         except (TypeError, ValueError) as error:
             raise UserError(f"{at}{self.kind} '{name}': {error}") from error
+
+
+def _definition(entry: Any) -> tuple[str, str]:
+    """Where an entry is defined."""
+    return entry.__module__, entry.__qualname__
 
 
 def adapter(hint: Any) -> TypeAdapter[Any]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs what the documentation shows (its commands and its notebooks), and builds its site: bash scripts/docs.sh [PYTEST OPTIONS]
+# Runs the commands and notebooks of the documentation, and builds its site: bash scripts/docs.sh [PYTEST OPTIONS]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh

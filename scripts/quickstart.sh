@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh clone to robust students: bash scripts/quickstart.sh
+# From a fresh clone to robust students, and a page about them: bash scripts/quickstart.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
@@ -7,7 +7,7 @@ source scripts/environment.sh
 config=quickstart.yaml
 budgets=(500K 2M 7M) # multiply-adds; one student each
 
-make_environment
+make_environment report
 proard=.venv/bin/proard
 
 run=runs/quickstart
@@ -20,4 +20,6 @@ for budget in "${budgets[@]}"; do flops+=(--flops "$budget"); done
 "$proard" extract "${flops[@]}" --run "$run"
 
 "$proard" evaluate "$run" # from the student directories alone: the same numbers
+"$proard" report --run "$run" --quiet >/dev/null
 echo "Done: the students are in $run/students"
+echo "The report, one page for a browser: $run/report.html"

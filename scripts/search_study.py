@@ -16,6 +16,7 @@ import json
 import math
 import random
 import shutil
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -178,7 +179,7 @@ def main() -> None:
         )
     print("\n".join(lines))
     about = {name: environment()[name] for name in ("git_commit", "processor", "threads")}
-    command = f"python scripts/search_study.py RUN --labels {arguments.labels} --verify {arguments.verify}"
+    command = f"python {' '.join(sys.argv)}"
     source = f"Command: `{command}`  \nCommit {about['git_commit']}, {about['processor']}, {about['threads']} threads."
     Path(f"{arguments.out}.md").write_text("\n".join([source, "", *lines]) + "\n", encoding="utf-8")
     content = json.dumps({**about, "command": command, "rows": rows}, indent=1)

@@ -63,8 +63,15 @@ def test_the_table(run: Path, compared: dict[str, Any]) -> None:
         cards["flops-400K"]["robust_accuracy"] - cards["flops-400K-alone"]["robust_accuracy"]
     )
     assert second["multiply_adds"] == cards["flops-1M"]["multiply_adds"] <= 1e6
+    commands = json.loads((run / "energy.json").read_text())["commands"]
+    assert [entry["command"] for entry in commands[:4]] == ["train", "extract", "extract", "baseline"]
+    assert [entry.get("students") for entry in commands[:4]] == [None, 1, 1, None]  # flops-1M was extracted for it
     seconds = [row["seconds_alone"] for row in compared["comparisons"]]
-    assert compared["break_even_budgets"] == pytest.approx(compared["seconds_of_the_run"] / (sum(seconds) / 2))
+    assert commands[3]["seconds"] > sum(seconds)
+    gain = (sum(seconds) - commands[1]["seconds"] - commands[2]["seconds"]) / 2
+    expected = compared["seconds_of_the_run"] / gain if gain > 0 else None
+    assert compared["break_even_budgets"] == (expected and pytest.approx(expected))
+    assert (compared["break_even_by"], compared["kwh_of_the_run"]) == ("seconds", None)
 
 
 def test_what_is_done_is_not_done_again(run: Path, compared: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +110,7 @@ def test_finetuning_goes_on_from_the_student(run: Path, tmp_path: Path) -> None:
         row for row in read_metrics(run / "finetuned" / student.path.name / "metrics.jsonl") if row["kind"] == "epoch"
     ]
     assert len(rows) == 2
+    assert json.loads((run / "energy.json").read_text())["commands"][-1]["command"] == "finetune"
 
 
 def test_options_of_many_students_are_left_behind(tiny: dict[str, Any]) -> None:

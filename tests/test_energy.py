@@ -248,3 +248,37 @@ def test_a_timer_that_fires_during_stop_does_not_go_on():
     scheduler = Scheduler()
     energy._stop_tracker(SimpleNamespace(_scheduler=scheduler, _scheduler_monitor_power=None, stop=scheduler.stop))
     assert not scheduler.timer.is_alive()
+
+
+def test_the_hardware_is_found_out_in_the_background_and_once(tmp_path, monkeypatch):
+    started, found, done = threading.Event(), threading.Event(), []
+
+    class Tracker(FailingTracker):
+        def start(self) -> None:
+            started.set()
+            done.append(found.wait(10))
+
+    module = ModuleType("codecarbon")
+    module.OfflineEmissionsTracker = Tracker  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "codecarbon", module)
+    monkeypatch.setattr(energy, "_hardware", energy._Hardware())
+    meters = [EnergyMeter(EnergyConfig(), tmp_path / "energy.json", "train") for _ in range(2)]
+    assert started.wait(10)
+    assert done == []  # nobody waits for it yet
+    found.set()
+    for meter in meters:
+        with meter:
+            assert done[0]
+    assert done == [True] * 3  # for the hardware, and for both
+    energy._hardware.wait()
+    EnergyMeter(EnergyConfig(enabled=False), None, "train")
+    assert len(done) == 3
+
+
+def test_a_process_that_ends_early_says_so_at_once_and_leaves_nothing(tmp_path):
+    """A thread that is finding out the hardware must not outlive the interpreter."""
+    code = "from proard.energy import *; EnergyMeter(EnergyConfig(), None, 'x'); raise UserError('wrong')"
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.strip().endswith("UserError: wrong")
+    assert list(tmp_path.iterdir()) == []

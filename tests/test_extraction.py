@@ -318,6 +318,7 @@ def test_evaluate_repeats_the_card_without_the_run(
     monkeypatch.setattr(PGD, "until_fooled", until_fooled)
     try:
         (result,) = evaluate(copy)
+        assert not list(tmp_path.rglob("energy.json"))  # which is a run's
     finally:
         aside.rename(source.parent.parent)
     recorded = students["params"].card["evaluation"]
@@ -330,6 +331,7 @@ def test_evaluate_repeats_the_card_without_the_run(
 
 def test_evaluate_a_run_is_all_of_its_students(run: Path, students: dict[str, Extracted]) -> None:
     results = evaluate(run, ["fgsm", "pgd2x2"], limit=20)
+    assert json.loads((run / "energy.json").read_text())["commands"][-1]["command"] == "evaluate"
     assert [result.path for result in results] == sorted(student.path for student in students.values())
     for result in results:
         assert list(result.measurement.robust) == ["fgsm", "pgd2x2"]

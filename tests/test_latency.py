@@ -650,6 +650,7 @@ def test_a_missing_table_names_the_command(run: Path) -> None:
 def test_blocks_are_really_run(run: Path) -> None:
     """Once without a synthetic clock; a subset of the blocks, so that some are interpolated."""
     done = profile(run, threads=1, seconds=1e-4, most_blocks=6, students=(2, 2), quiet=True)
+    assert json.loads((run / "energy.json").read_text())["commands"][-1]["command"] == "profile"
     table = LatencyTable.load(done.path)
     assert (len(table.blocks), table.interpolate) == (6, True)
     assert done.distinct > 6

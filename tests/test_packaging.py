@@ -95,14 +95,38 @@ def test_light_imports(module):
 # Architecture
 
 LAYERS = (
-    {"errors", "files", "registry", "losses", "device", "distributed", "weights", "folding"},
-    {"config", "cost", "budgets", "supernet"},
+    {
+        "errors",
+        "files",
+        "registry",
+        "losses",
+        "device",
+        "distributed",
+        "weights",
+        "folding",
+        "terminal",
+        "progress",
+        "html",
+    },
+    {"config", "cost", "budgets", "drawing", "supernet"},
     {"attacks"},
     {"objectives"},
-    {"samplers", "teachers", "data", "energy", "measurement", "formats", "export", "model_card", "hub"},
+    {"samplers", "teachers", "data", "energy", "measurement", "formats", "export", "model_card", "hub", "results"},
     {"build", "fixed_network"},
-    {"training", "masking", "evaluation", "diagnostics", "search", "latency", "extraction", "alone", "run"},
-    {"report", "printing"},
+    {
+        "training",
+        "masking",
+        "evaluation",
+        "diagnostics",
+        "search",
+        "latency",
+        "extraction",
+        "alone",
+        "run",
+        "trackers",
+        "savings",
+    },
+    {"report", "printing", "options", "completion", "exit_code"},
     {"cli"},
 )
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}

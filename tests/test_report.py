@@ -24,13 +24,14 @@ from proard import extract
 from proard.budgets import Budget, Limits
 from proard.cli import main
 from proard.data import DataSplits
+from proard.drawing import in_words, stages, stages_svg
 from proard.export import FORMATS, read_card
 from proard.extraction import Extractor
 from proard.measurement import Accuracy
 from proard.report import write_report
 from proard.report.attacked import RADII, Attacked
 from proard.report.page import script_json, with_own_size
-from proard.report.pictures import in_words, png, stages, stages_svg
+from proard.report.pictures import png
 from proard.report.subject import COSTS, Subject, best_within
 from proard.run import Run
 from proard.search import search
@@ -221,7 +222,17 @@ def test_numbers_are_those_of_the_files(parsed: Page, run: Path, front: list[dic
     for number in (0, 1):  # of the two phases in which something is elastic
         bars = data["plots"][f"sampling-{number}-0"]["data"]
         assert np.allclose(np.sum([trace["y"] for trace in bars], axis=0), 100)
-    assert "One training is cheaper" in parsed.words["energy"]
+    words = parsed.words["energy"]
+    assert "By time one training is cheaper from" in words
+    assert "the mean of the 1 that 'proard baseline' really made (flops-1)" in words
+    assert "Energy is unknown, so only times are compared" in words
+    commands = json.loads((run / "energy.json").read_text())["commands"]
+    assert {entry["command"] for entry in commands} >= {"train", "search", "extract", "report"}
+    extractions = [entry["seconds"] for entry in commands if entry["command"] == "extract"]
+    once = sum(entry["seconds"] for entry in commands if entry["command"] in ("train", "search"))
+    lines = {trace["name"]: list(_points(trace)) for trace in data["plots"]["savings"]["data"]}
+    assert lines["each trained alone"][1] == (2, 100.0)
+    assert lines["one training for all"][1][1] == pytest.approx(once + 2 * sum(extractions) / 2)
     assert "seed: 1" in parsed.words["setup"]
 
 

@@ -53,6 +53,12 @@ class Attack(ABC):
     def name(self) -> str:
         """Short name, such as ``pgd20``: what results are reported under."""
 
+    @property
+    def passes(self) -> int:
+        """About how many forward passes it takes for an image that withstands it: for progress bars and estimates."""
+        option = {name: getattr(self, name, 1) for name in ("steps", "restarts", "targets")}
+        return int(getattr(self, "queries", option["steps"])) * option["restarts"] * option["targets"] + 1
+
     def __call__(
         self,
         model: Model,

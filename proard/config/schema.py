@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from proard.config.networks import StudentConfig, TeacherConfig
 from proard.config.values import Component, Count, Fraction, NonNegative, Number, Positive, Section
@@ -208,6 +208,11 @@ class EnergyConfig(Section):
     )
 
 
+def _named(value: Any) -> Any:
+    """``tensorboard`` alone stands for ``{name: tensorboard}``."""
+    return {"name": value} if isinstance(value, str) else value
+
+
 class Config(Section):
     """A whole run."""
 
@@ -237,6 +242,9 @@ class Config(Section):
     search: SearchConfig = Field(SearchConfig(), description="How students are chosen.")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="The final measurement.")
     energy: EnergyConfig = Field(EnergyConfig(), description="Accounting of energy and emissions.")
+    trackers: tuple[Annotated[Component, BeforeValidator(_named)], ...] = Field(
+        (), description="Where metrics.jsonl is shown too: tensorboard, wandb, mlflow, or {name: ..., option: ...}."
+    )
 
     @model_validator(mode="after")
     def _mode_student_trains_one_network(self) -> Config:
@@ -280,6 +288,13 @@ class Config(Section):
                 raise ValueError(f"phases.{index}.refresh_teacher: the teacher is {other}, so it is never frozen anew")
             if index == 0 and self.supernet.weights is None:
                 raise ValueError("phases.0.refresh_teacher: nothing is trained before the first phase")
+        return self
+
+    @model_validator(mode="after")
+    def _trackers_differ(self) -> Config:
+        names = [tracker.name for tracker in self.trackers]
+        if len(set(names)) < len(names):
+            raise ValueError(f"trackers: names must differ, got {', '.join(names)}")
         return self
 
     @model_validator(mode="after")

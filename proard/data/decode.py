@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from proard.errors import UserError
+from proard.progress import Progress
 
 Bytes = NDArray[np.uint8]
 
@@ -61,9 +61,9 @@ def decode_files(folder: Path, files: Sequence[str], size: int) -> Bytes:
     chunks = [range(start, min(start + 64, len(files))) for start in range(0, len(files), 64)]
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
-        with tqdm(total=len(files), desc=f"reading {folder}", unit="image", disable=None) as progress:
+        with Progress(f"reading {folder}", len(files), "images") as progress:
             for done in pool.map(decode, chunks):
-                progress.update(done)
+                progress.advance(done)
     finally:
         pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, do not decode the rest first
     return pixels

@@ -2,7 +2,7 @@
 
 from proard.diagnostics.bounds import ROBUST_LOSS, TransferBound, transfer_bound, worst_loss
 from proard.diagnostics.curve import accuracy_curve
-from proard.diagnostics.diagnosis import diagnose
+from proard.diagnostics.diagnosis import PASSES, diagnose
 from proard.diagnostics.expansion import (
     Expansion,
     GradientAlignment,
@@ -14,6 +14,7 @@ from proard.diagnostics.expansion import (
 from proard.diagnostics.results import Diagnostics, NetworkDiagnostics, Summary, TransferDiagnostics
 
 __all__ = [
+    "PASSES",
     "ROBUST_LOSS",
     "Diagnostics",
     "Expansion",

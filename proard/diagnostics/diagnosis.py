@@ -19,6 +19,7 @@ from proard.measurement import Accuracy, evaluation_mode
 from proard.supernet import require_calibrated
 
 RADII = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the curve, in units of eps
+PASSES = 10 * 10 + 20 * len(RADII)  # about how often an image goes through the student, with the default options
 
 
 def diagnose(

@@ -10,11 +10,10 @@ import torch
 from proard.attacks import Attack, ThreatModel
 from proard.attacks.presets import attack_as_dict
 from proard.measurement import Z_95, Accuracy
+from proard.terminal import table
 
 QUANTILES = (0.05, 0.5, 0.95)
-NOT_A_CERTIFICATE = (
-    "not a certificate: the local linearity and the teacher's worst loss are estimated from below by gradient ascent"
-)
+NOT_A_CERTIFICATE = "not a certificate: local linearity and worst loss are estimated from below"
 NETWORK_ROWS = {
     "loss": "cross-entropy",
     "linear_change": "largest linear change",
@@ -135,23 +134,24 @@ class Diagnostics:
         return {**_plain(self), "note": NOT_A_CERTIFICATE}
 
     def __str__(self) -> str:
-        """A table: means with 95 % intervals."""
-        heads = ["", "student"] if self.teacher is None else ["", "student", "teacher"]
-        networks = [network for network in (self.student, self.teacher) if network is not None]
-        rows = [heads]
-        rows += [[label, *(_cell(getattr(each, name)) for each in networks)] for name, label in NETWORK_ROWS.items()]
+        """Tables: means with 95 % intervals."""
+        networks = (
+            {"student": self.student} if self.teacher is None else {"student": self.student, "teacher": self.teacher}
+        )
+        title = f"{self.images} images, {self.threat.norm} eps {self.threat.eps:.4g}; mean with 95 % interval"
+        rows = [
+            {"": label, **{of: _cell(getattr(each, name)) for of, each in networks.items()}}
+            for name, label in NETWORK_ROWS.items()
+        ]
         for eps in self.student.curve:
             label = "clean accuracy %" if eps == 0 else f"{self.attack.name} accuracy % at eps {eps:.4g}"
-            rows.append([label, *(_cell(each.curve[eps]) for each in networks)])
+            rows.append({"": label, **{of: _cell(each.curve[eps]) for of, each in networks.items()}})
+        lines = [title, *table(rows)]
         if self.transfer is not None:
-            rows += [[], ["student against teacher"]]
-            rows += [[label, _cell(getattr(self.transfer, name))] for name, label in TRANSFER_ROWS.items()]
-        widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(len(heads))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows
-        ]
-        title = f"{self.images} images, {self.threat.norm} eps {self.threat.eps:.4g}; mean with 95 % interval"
-        return "\n".join([title, *lines, NOT_A_CERTIFICATE])
+            head = "student against teacher"
+            found = {label: _cell(getattr(self.transfer, name)) for name, label in TRANSFER_ROWS.items()}
+            lines += ["", *table([{head: label, "mean": cell} for label, cell in found.items()])]
+        return "\n".join([*lines, NOT_A_CERTIFICATE])
 
 
 def _plain(value: Any) -> Any:

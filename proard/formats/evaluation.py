@@ -12,7 +12,7 @@ before and after all three:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,12 @@ class _Attacked:
 
 
 def evaluate_formats(
-    folder: Path, formats: Sequence[Format], student: nn.Module, source: Source, checks: FormatChecks
+    folder: Path,
+    formats: Sequence[Format],
+    student: nn.Module,
+    source: Source,
+    checks: FormatChecks,
+    progress: Callable[[], Any] = lambda: None,
 ) -> dict[str, dict[str, Any]]:
     """Measure the written files on test images; the student's adversarial images are made once for all of them.
 
@@ -78,6 +83,7 @@ def evaluate_formats(
         student: the float network, on the device of the test images.
         source: what the files were written from.
         checks: test images, attack, seed.
+        progress: called after each file.
 
     Returns:
         By the format's name: ``agreement`` with the student, ``clean`` and ``robust``, for the card.
@@ -88,7 +94,11 @@ def evaluate_formats(
     if checks.attack is None or not checks.batches or not formats:
         return {}
     attacked = _attack_student(student, checks, checks.attack)
-    return {entry.name: _evaluate(entry, folder / entry.file, source, checks, attacked) for entry in formats}
+    results = {}
+    for entry in formats:
+        results[entry.name] = _evaluate(entry, folder / entry.file, source, checks, attacked)
+        progress()
+    return results
 
 
 def _attack_student(student: nn.Module, checks: FormatChecks, attack: Attack) -> list[_Attacked]:

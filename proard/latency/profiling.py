@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import random
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from proard.build import supernet_for
 from proard.data import load_data
+from proard.energy import EnergyMeter
 from proard.errors import UserError
 from proard.latency.blocks import Block, distinct_blocks, layer_module
 from proard.latency.budget import TABLE
@@ -23,6 +22,7 @@ from proard.latency.fitting import line, quality
 from proard.latency.measure import Timing, time_calls
 from proard.latency.spreading import evenly, spread, spread_students
 from proard.latency.table import Entry, LatencyTable, StudentLatency, describe_family
+from proard.progress import Progress
 from proard.run import Run, environment
 from proard.supernet import Architecture, Supernet
 from proard.supernet.calibration import add_running_statistics
@@ -85,13 +85,15 @@ def profile(
     execution = Execution(batch_size, dtype, runtime, threads, device).resolved()
     directory = Run.find(run)
     config = directory.config()
+    meter = EnergyMeter(config.energy, directory.energy, "profile")
     supernet = supernet_for(config, load_data(config.data))
     path = directory.path / TABLE if out is None else Path(out)
     if not path.parent.is_dir():  # refused now rather than after the measurements
         raise UserError(f"--out {path}: there is no folder {path.parent}")
-    table, distinct = profile_supernet(
-        supernet, execution, seconds=seconds, most_blocks=most_blocks, students=students, quiet=quiet
-    )
+    with meter:
+        table, distinct = profile_supernet(
+            supernet, execution, seconds=seconds, most_blocks=most_blocks, students=students, quiet=quiet
+        )
     table.save(path)
     return Profile(directory.path, path, table, distinct)
 
@@ -210,9 +212,7 @@ class Profiler:
     ) -> list[Timing]:
         timings: list[Timing] = []
         rounds = 5
-        # Bars end up in log files; without a terminal there is none.
-        disable = self.quiet or not sys.stderr.isatty()
-        with tqdm(desc=what, total=len(makers) * rounds, disable=disable, leave=False) as bar:
+        with Progress(f"timing {what}", len(makers) * rounds, quiet=self.quiet) as bar:
             for start in range(0, len(makers), BLOCKS_AT_ONCE):
                 calls = [self.execution.prepare(*make()) for make in makers[start : start + BLOCKS_AT_ONCE]]
                 with self.execution.pinned():
@@ -221,7 +221,7 @@ class Profiler:
                         seconds=self.seconds if seconds is None else seconds,
                         rounds=rounds,
                         synchronize=self.execution.synchronize,
-                        progress=bar.update,
+                        progress=bar.advance,
                     )
         return timings
 

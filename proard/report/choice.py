@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from proard import html
 from proard.budgets import short
+from proard.drawing import stages_svg
 from proard.errors import UserError
-from proard.report import html
 from proard.report.figures import front_plot, scored
-from proard.report.pictures import stages_svg
 from proard.report.plots import Plots, percent
 from proard.report.subject import BUDGETS, COSTS, Student, Subject, best_within
 

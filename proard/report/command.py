@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from proard.energy import EnergyMeter
 from proard.errors import UserError
 from proard.files import atomic_write
 from proard.run import Run, read_metrics
@@ -42,8 +43,12 @@ def write_report(run: str | Path | None = None, out: str | Path | None = None, *
     if find_spec("plotly") is None:
         raise UserError("the report needs the package 'plotly'; pip install 'proard[report]'")
 
+    meter = EnergyMeter(directory.config().energy, directory.energy, "report")
+
     from proard.report.page import page  # torch, and all that it reads a run with
     from proard.report.subject import Subject
 
-    atomic_write(path, page(Subject(directory), quiet))
+    with meter:
+        text = page(Subject(directory), quiet)
+    atomic_write(path, text)
     return path

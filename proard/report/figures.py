@@ -8,9 +8,9 @@ from html import escape
 from typing import Any
 
 from proard.budgets import short, short_time
+from proard.drawing import in_words
 from proard.latency import LatencyTable
 from proard.report.attacked import Curve
-from proard.report.pictures import in_words
 from proard.report.plots import CLEAN, MUTED, ROBUST, SERIES, Plot, line, log_axis, percent, thin
 from proard.report.subject import COSTS, Scores, Student, best_within
 
@@ -240,24 +240,25 @@ def latency_plot(table: LatencyTable) -> Plot:
     return Plot(data, layout, f"Latency of {len(table.students)} whole students.{error}{rank}", head, rows, height=340)
 
 
-def savings_plot(run: float, alone: float, unit: str, break_even: float) -> Plot:
-    """What N students cost: one training for all, or one each; in a unit of energy or time."""
-    most = max(10, math.ceil(2 * break_even)) if math.isfinite(break_even) else 10
+def savings_plot(once: float, each: float, alone: float, unit: str, break_even: float | None) -> Plot:
+    """What N students cost: one training for all and an extraction each, or a training each; in a unit."""
+    most = max(10, math.ceil(2 * break_even)) if break_even is not None else 10
     counts = list(range(1, most + 1)) if most <= 60 else [round(1 + i * (most - 1) / 59) for i in range(60)]
     data = [
-        line("one training for all", counts, [run] * len(counts), SERIES[0]),
+        line("one training for all", counts, [once + each * count for count in counts], SERIES[0]),
         line("each trained alone", counts, [alone * count for count in counts], SERIES[1]),
     ]
     for trace in data:
         trace |= {"mode": "lines", "hovertemplate": f"%{{x}} students: %{{y:.3g}} {unit}<extra>{trace['name']}</extra>"}
+    end = "never cheaper" if break_even is None else f"cheaper from {break_even:.1f} students on"
     summary = (
-        f"One training took {run:.3g} {unit}; a student trained alone took {alone:.3g} {unit} on average. "
-        f"One training is cheaper from {break_even:.1f} students on."
+        f"One training took {once:.3g} {unit}, and {each:.3g} {unit} for each student extracted; a student trained "
+        f"alone took {alone:.3g} {unit} on average. One training is {end}."
     )
     layout = {
         "xaxis": {"title": {"text": "students (budgets)"}},
         "yaxis": {"title": {"text": unit}, "rangemode": "tozero"},
     }
-    rows = [[str(n), f"{run:.3g}", f"{alone * n:.3g}"] for n in (1, 2, 5, 10, 20, 50, 100)]
+    rows = [[str(n), f"{once + each * n:.3g}", f"{alone * n:.3g}"] for n in (1, 2, 5, 10, 20, 50, 100)]
     head = ["students", f"one training for all, {unit}", f"each trained alone, {unit}"]
     return Plot(data, layout, summary, head, rows, height=300)

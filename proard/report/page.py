@@ -16,11 +16,9 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from tqdm import tqdm
-
-from proard import __version__
+from proard import __version__, html
 from proard.errors import Stopped, UserError
-from proard.report import html
+from proard.progress import Progress
 from proard.report.sections import Sections
 from proard.report.subject import Subject
 
@@ -46,14 +44,15 @@ def page(subject: Subject, quiet: bool = False) -> str:
         "setup": ("Configuration and environment", writer.setup),
     }
     bodies = []
-    for name, (title, body) in tqdm(sections.items(), desc="report", leave=False, disable=True if quiet else None):
-        try:
-            inside = body()
-        except (UserError, Stopped, OSError) as error:
-            inside = html.paragraph(" ".join(str(error).split()), "missing")
-        bodies.append(
-            f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>{inside}</section>'
-        )
+    with Progress("report", len(sections), "sections", quiet=quiet) as progress:
+        for name, (title, body) in sections.items():
+            try:
+                inside = body()
+            except (UserError, Stopped, OSError) as error:
+                inside = html.paragraph(" ".join(str(error).split()), "missing")
+            labelled = f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>'
+            bodies.append(f"{labelled}{inside}</section>")
+            progress.advance()
     parts = {
         "title": escape(f"{subject.run.path.resolve().name} - proard"),
         "style": _file("page.css"),

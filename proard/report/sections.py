@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from proard.alone import cost_of_training
+from proard import html
 from proard.budgets import short, short_time
+from proard.drawing import in_words, stages_svg
 from proard.errors import UserError
-from proard.report import figures, html, training_figures
+from proard.report import figures, training_figures
 from proard.report.attacked import Attacked, Shown, Victim
 from proard.report.choice import choice
+from proard.report.energy import energy
 from proard.report.figures import scored
-from proard.report.pictures import in_words, png, stages_svg
-from proard.report.plots import Plots, percent
+from proard.report.pictures import png
+from proard.report.plots import Plots
 from proard.report.sampling import sampled_phases
 from proard.report.subject import COSTS, Student, Subject
 from proard.search.predictor import TARGETS
@@ -258,64 +260,7 @@ class Sections:
 
     def energy(self) -> str:
         """What the commands used, and what one training for all saves."""
-        energy = self.subject.read(self.run.energy.name, "proard train")
-        try:
-            commands, method = energy["commands"], str(energy["method"])
-            rows = [
-                [
-                    str(command["command"]),
-                    str(command["when"])[:16].replace("T", " "),
-                    f"{command['seconds']:.0f}",
-                    _thousandths(command["kwh"]),
-                    _thousandths(command["kg_co2eq"]),
-                    str(command["country"] or "world average"),
-                ]
-                for command in commands
-            ]
-            totals = [f"{energy['seconds']:.0f}", _thousandths(energy["kwh"]), _thousandths(energy["kg_co2eq"])]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{self.run.energy.name} is damaged; 'proard train' writes it anew") from error
-        body = html.table(
-            ["command", "when (UTC)", "seconds", "Wh", "g CO2eq", "electricity of"], [*rows, ["all", "", *totals, ""]]
-        )
-        body += html.facts([("how measured", str(energy["how_measured"])), ("method", method)])
-        body += html.paragraph(
-            "CO2eq is the energy times the carbon intensity of the electricity named. It leaves out making the "
-            "hardware, cooling, and whatever was run before this run.",
-            "soft",
-        )
-        return body + "<h3>One training instead of N</h3>" + self._savings()
-
-    def _savings(self) -> str:
-        if not self.subject.is_supernet:
-            return html.paragraph("this run trained one network; a supernet's run compares itself", "missing")
-        try:
-            baseline = self.subject.read("baseline.json", f"proard baseline --flops {self.subject.typical_budget()}")
-            rows = baseline["comparisons"]
-            seconds, kwh = cost_of_training(self.run)
-            alone = sum(row["seconds_alone"] for row in rows) / len(rows)
-            energies = [row["kwh_alone"] for row in rows]
-            head = ["budget", "multiply-adds", "extracted %", "trained alone %", "difference", "alone, s", "alone, Wh"]
-            body = html.paragraph(
-                "The same architecture, images, teacher, objective and epochs, trained alone from random weights. Test "
-                "accuracy, clean / robust; the difference is of robust accuracy, in points."
-            ) + html.table(head, [_comparison(row) for row in rows])
-        except UserError as error:
-            return html.paragraph(str(error), "missing")
-        except (KeyError, TypeError, ValueError, ZeroDivisionError):
-            return html.paragraph("baseline.json is damaged; 'proard baseline' writes it again", "missing")
-        if not seconds:
-            return body + html.paragraph("What the one training took is not on record (no training in energy.json).")
-        one, each, unit = seconds, alone, "s"
-        if kwh is not None and None not in energies:
-            one, each, unit = 1000 * kwh, 1000 * sum(energies) / len(rows), "Wh"
-        body += self.plots.add(figures.savings_plot(one, each, unit, one / each if each else float("inf")), "savings")
-        return body + html.paragraph(
-            "'One training' is all that 'proard train' did in this run, its teacher included, which the students "
-            f"trained alone were given. Each further student is assumed to cost the mean of these {len(rows)}; "
-            "extraction and search are in the table above.",
-            "soft",
-        )
+        return energy(self.subject, self.plots)
 
     def setup(self) -> str:
         """The resolved configuration and the environment."""
@@ -349,18 +294,3 @@ def _image_figure(shown: Shown, victims: Sequence[Victim], classes: Sequence[str
         "</td></tr>"
     )
     return f"<figure><table>{head}{rows}</table></figure>"
-
-
-def _comparison(row: Mapping[str, Any]) -> list[str]:
-    pairs = [
-        f"{percent(row[f'clean_accuracy_{name}'])} / {percent(row[f'robust_accuracy_{name}'])}"
-        for name in ("extracted", "alone")
-    ]
-    difference = f"{100 * row['robust_accuracy_difference']:+.1f}"
-    seconds = f"{row['seconds_alone']:.0f}"
-    return [row["budget"], short(row["multiply_adds"]), *pairs, difference, seconds, _thousandths(row["kwh_alone"])]
-
-
-def _thousandths(value: float | None) -> str:
-    """Kilowatt hours in Wh, or kilograms in g."""
-    return "not measured" if value is None else f"{1000 * value:.3g}"

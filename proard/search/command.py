@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -11,23 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from proard.budgets import Budget, Limits
 from proard.energy import EnergyMeter
 from proard.errors import UserError
 from proard.files import RunLock
+from proard.progress import Progress
 from proard.run import Run
 from proard.search.front import FILE, Front, write_front
 from proard.search.genotypes import Genotypes, Matrix
 from proard.search.labeller import Labeller, TrainedRun
 from proard.search.labels import LabelStore, MeasuredLabel, architectures_to_label, label_share, standard_error
-from proard.search.learning import agreement, enough_labels, learning_curve
+from proard.search.learning import REPEATS, SHARES, agreement, enough_labels, learning_curve
 from proard.search.nsga2 import nsga2
 from proard.search.population_cost import PopulationCost
-from proard.search.predictor import LEAST_LABELS, TARGETS, Predictor, as_values, features
+from proard.search.predictor import LEAST_LABELS, TARGETS, Predictor, as_values, features, fits
 from proard.search.selection import Label
 from proard.supernet import Architecture
+from proard.terminal import warn
 
 ROUNDS = 2  # of predicting and measuring: the second knows what was wrong with the first
 
@@ -47,6 +47,13 @@ class SearchResult:
     front: Front
     report: dict[str, Any]
     seconds_per_label: float | None
+
+    def __repr__(self) -> str:
+        return f"SearchResult({self.front!r})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the front."""
+        return self.front._repr_html_()
 
 
 def search(
@@ -99,15 +106,17 @@ def search(
             raise UserError(f"--{name} {value}: must be at least {bound}")
     rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     directory = Run.find(run)
-    if directory.config().mode == "student":
+    config = directory.config()
+    if config.mode == "student":
         raise UserError(f"run {directory.path}: has one network (mode student); there is nothing to search")
     with ExitStack() as stack:
+        meter = EnergyMeter(config.energy, directory.energy, "search") if rank == 0 else None
         if rank == 0:
             stack.enter_context(RunLock(directory.path))
         searcher = Searcher(TrainedRun(directory), limits, rank, ranks, quiet)
         settings = searcher.trained.config.search
-        if rank == 0:
-            stack.enter_context(EnergyMeter(searcher.trained.config.energy, directory.energy, "search"))
+        if meter is not None:
+            stack.enter_context(meter)
         chosen = searcher.label(settings.labels if labels is None else labels)
         if rank > 0:
             return None
@@ -139,17 +148,14 @@ class Searcher:
         self.store = LabelStore(trained.run.path, self.labeller.fingerprint, self.space, rank)
         if self.store.left_out and rank == 0:
             changed = " or ".join(self.store.changed) or "setting"
-            print(
-                f"labels: {self.store.left_out} in {trained.run.path} are of other {changed}; left out, and kept",
-                file=sys.stderr,
-            )
+            warn(f"labels: {self.store.left_out} in {trained.run.path} are of other {changed}; left out, and kept")
 
     def label(self, count: int) -> list[Architecture]:
         """Label architectures of the whole space, all that are not labelled yet; the list of all of them."""
         chosen = architectures_to_label(self.space, count, self.trained.config.seed)
-        with self._bar("labelling", len(chosen)) as bar:
-            bar.update(sum(architecture in self.store.labels for architecture in chosen))
-            label_share(self.store, chosen, self.labeller, self.rank, self.ranks, bar.update)
+        done = sum(architecture in self.store.labels for architecture in chosen)
+        with self._progress("labelling", len(chosen), "students", done) as progress:
+            label_share(self.store, chosen, self.labeller, self.rank, self.ranks, progress.advance)
         return chosen
 
     def search(
@@ -174,10 +180,10 @@ class Searcher:
             predictor = self._predictor(costs, known, regressors)
             report |= self._describe(predictor, known)
             verified: list[tuple[Any, MeasuredLabel]] = []
-            with self._bar("verifying", verify) as bar:
-                for left in range(ROUNDS if verify else 0, 0, -1):
-                    if verified:
-                        predictor = self._predictor(costs, known, report["regressors"])
+            for left in range(ROUNDS if verify else 0, 0, -1):
+                if verified:
+                    predictor = self._predictor(costs, known, report["regressors"])
+                with self._progress("searching", generations, "generations") as progress:
                     found = nsga2(
                         costs,
                         predictor,
@@ -186,13 +192,14 @@ class Searcher:
                         generations=generations,
                         seed=self.trained.config.seed + left,
                         start=genotypes.encode(list(known)),
+                        progress=progress.advance,
                     )
-                    for architecture, guess in self._promising(
-                        predictor, found, known, (verify - len(verified)) // left
-                    ):
+                promising = self._promising(predictor, found, known, (verify - len(verified)) // left)
+                with self._progress("verifying", len(promising), "students") as progress:
+                    for architecture, guess in promising:
                         known[architecture] = self._measured(architecture)
                         verified.append((guess, known[architecture]))
-                        bar.update()
+                        progress.advance()
             report["verified"] = _verified(verified)
         front = write_front(self.trained.run.path, self.labeller.fingerprint, self.space, self.store.labels, report)
         seconds = [label.seconds for label in self.store.labels.values()]
@@ -207,7 +214,9 @@ class Searcher:
     def _predictor(
         self, costs: PopulationCost, known: Mapping[Architecture, Label], regressors: Sequence[str] | None
     ) -> Predictor:
-        return Predictor(costs, costs.genotypes.encode(list(known)), as_values(list(known.values())), regressors)
+        rows, values = costs.genotypes.encode(list(known)), as_values(list(known.values()))
+        with self._progress("fitting predictors", fits(len(known), regressors), "fits") as progress:
+            return Predictor(costs, rows, values, regressors, progress.advance)
 
     def _promising(
         self, predictor: Predictor, found: Matrix, known: Mapping[Architecture, Label], count: int
@@ -226,7 +235,9 @@ class Searcher:
         final = {target: predictor.compared[target][predictor.chosen[target]].tau for target in TARGETS}
         inputs = features(predictor.costs, predictor.costs.genotypes.encode(list(known)))
         values = as_values(list(known.values()))
-        curve = learning_curve(inputs, values, predictor.chosen, final, self.trained.config.seed)
+        with self._progress("are there enough labels", len(SHARES) * REPEATS, "repetitions") as progress:
+            seed = self.trained.config.seed
+            curve = learning_curve(inputs, values, predictor.chosen, final, seed, progress.advance)
         return {
             "regressors": list(dict.fromkeys(predictor.chosen.values())),
             "predictor": {
@@ -240,9 +251,8 @@ class Searcher:
             "learning_curve": [asdict(point) for point in curve],
         }
 
-    def _bar(self, what: str, total: int) -> Any:
-        hidden: bool | None = True if self.quiet or self.rank else None
-        return tqdm(desc=what, total=total, unit="student", disable=hidden, leave=False)
+    def _progress(self, what: str, total: int, unit: str, done: int = 0) -> Progress:
+        return Progress(what, total, unit, done=done, quiet=self.quiet, shown=self.rank == 0)
 
 
 def spread(matrix: Matrix, predicted: Any, multiply_adds: Any, count: int) -> Matrix:

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from proard.budgets import Limits
+from proard import html
+from proard.budgets import Limits, short
 from proard.cost import Cost
+from proard.drawing import CLEAN, MUTED, ROBUST, Series, accuracy_svg
 from proard.errors import UserError
 from proard.files import write_json
 from proard.search.labels import Fingerprint, MeasuredLabel
@@ -21,6 +23,8 @@ from proard.supernet import Architecture, SearchSpace
 
 FORMAT = 1
 FILE = "front.json"
+MOST_ROWS = 12  # of a table for people
+HEAD = ("multiply-adds", "parameters", "clean %", "robust %")
 COVERED = 0.5  # a limit is covered where a measured student uses at least this share of it
 
 
@@ -55,6 +59,42 @@ class Front:
     attack: Mapping[str, Any]
     report: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        return f"Front({self._summary()})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: accuracies against multiply-adds, and the front as a table."""
+        best = self.best(("multiply_adds",))
+        others = [point for point in self.measured if point not in set(best)]
+        shown = [("other students, robust", MUTED, others), ("clean", CLEAN, best), ("robust", ROBUST, best)]
+        series = [
+            Series(
+                name,
+                colour,
+                [(p.cost.multiply_adds, p.label.clean if name == "clean" else p.label.robust) for p in points],
+                small=points is others,
+            )
+            for name, colour, points in shown
+            if points
+        ]
+        rest = [] if len(best) <= MOST_ROWS else [f"{MOST_ROWS} of the {len(best)} on the front:"]
+        return html.block(
+            html.paragraph(self._summary()),
+            accuracy_svg(series, "multiply-adds per image (1 multiply-add = 1 FLOP)"),
+            html.lines(rest),
+            html.table(HEAD, table_rows(best)),
+        )
+
+    def _summary(self) -> str:
+        """How many students, how they were measured, and how many of them are best."""
+        threat = self.attack["threat"]
+        attack = f"{self.attack['name']}, {threat['norm']}, eps {threat['eps']:.3g}"
+        best = len(self.best(("multiply_adds",)))
+        return (
+            f"{len(self.measured)} students on {self.images} validation images, robust: {attack}; {best} on the front "
+            "of clean and robust accuracy and multiply-adds"
+        )
+
     def best(self, costs: Sequence[str] | None = None) -> tuple[Point, ...]:
         """The students that no other one dominates in accuracies and costs, in order of multiply-adds.
 
@@ -87,6 +127,21 @@ class Front:
         if len(fitting) == len(self.measured):
             return True
         return any(budget.value(c) >= COVERED * budget.limit for c in fitting for budget in limits.budgets)
+
+
+def table_rows(points: Sequence[Point]) -> list[list[str]]:
+    """Texts below `HEAD` of at most `MOST_ROWS` of the points, evenly chosen, with both ends."""
+    if len(points) > MOST_ROWS:
+        points = [points[round(i * (len(points) - 1) / (MOST_ROWS - 1))] for i in range(MOST_ROWS)]
+    return [
+        [
+            short(point.cost.multiply_adds),
+            short(point.cost.parameters),
+            f"{100 * point.label.clean:.1f}",
+            f"{100 * point.label.robust:.1f}",
+        ]
+        for point in points
+    ]
 
 
 def undominated(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

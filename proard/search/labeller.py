@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 
 import torch
@@ -18,6 +17,7 @@ from proard.evaluation import attack_as_dict, measure
 from proard.run import Run
 from proard.search.labels import Fingerprint, MeasuredLabel
 from proard.supernet import Architecture, Supernet
+from proard.terminal import warn
 from proard.training.checkpoint import load_checkpoint
 
 
@@ -44,10 +44,9 @@ class TrainedRun:
         state = load_checkpoint(run.checkpoint)
         self.finished: bool = state["finished"]
         if not self.finished:
-            print(
+            warn(
                 f"run {run.path}: training has not finished, students have its weights so far; "
-                f"'proard train --resume --run {run.path}' goes on with it",
-                file=sys.stderr,
+                f"'proard train --resume --run {run.path}' goes on with it"
             )
         self.data: DataSplits = load_data(self.config.data)
         self.supernet: Supernet = supernet_for(self.config, self.data)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,12 @@ class LearningPoint:
 
 
 def learning_curve(
-    inputs: Values, labels: Values, chosen: Mapping[str, str], final: Mapping[str, float], seed: int = 0
+    inputs: Values,
+    labels: Values,
+    chosen: Mapping[str, str],
+    final: Mapping[str, float],
+    seed: int = 0,
+    progress: Callable[[], Any] = lambda: None,
 ) -> list[LearningPoint]:
     """Held-out rank correlation with a quarter, half and three quarters of the labels, and with all of them.
 
@@ -42,6 +48,7 @@ def learning_curve(
         chosen: the regressor per accuracy.
         final: tau per accuracy with all labels, from the same folds.
         seed: of the random parts.
+        progress: called after each of the ``len(SHARES) * REPEATS`` repetitions, of which few labels need fewer.
     """
     count, splits, points = len(inputs), folds(len(inputs)), []
     for size in dict.fromkeys(round(share * count) for share in SHARES):
@@ -57,6 +64,7 @@ def learning_curve(
                     values[test] = fitted(name, inputs[part], labels[part]).predict(inputs[test])
             for column, target in enumerate(TARGETS):
                 taus[target].append(rank_correlation(predicted[chosen[target]][:, column], labels[:, column]))
+            progress()
         points.append(LearningPoint(size, {target: float(np.mean(values)) for target, values in taus.items()}))
     return [*points, LearningPoint(count, dict(final))]
 

@@ -56,6 +56,7 @@ def nsga2(
     seed: int,
     start: Matrix | None = None,
     objectives: Sequence[str] = ("multiply_adds",),
+    progress: Callable[[], Any] = lambda: None,
 ) -> Matrix:
     """Search for architectures of high clean and robust accuracy and low cost.
 
@@ -68,6 +69,7 @@ def nsga2(
         seed: of all random draws.
         start: rows to begin with, such as labelled ones; the rest of the first population is random.
         objectives: names of the costs that are minimised.
+        progress: called after each generation was predicted.
 
     Returns:
         The rows (F, decisions) of the last population that no other one dominates; each once, all within the limits.
@@ -91,6 +93,7 @@ def nsga2(
 
         def _evaluate(self, x: Matrix, out: dict[str, Any], *_: Any, **__: Any) -> None:
             out["F"] = np.column_stack([-predict(x), *(costs(x, name) for name in objectives)])
+            progress()
 
     class EitherParent(Crossover):
         def __init__(self) -> None:

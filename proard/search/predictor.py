@@ -126,6 +126,11 @@ def names_for(count: int) -> tuple[str, ...]:
     return tuple(n for n in REGRESSORS if n != "gaussian_process" or count <= MOST_FOR_GAUSSIAN_PROCESS)
 
 
+def fits(count: int, regressors: Sequence[str] | None = None) -> int:
+    """How many models a `Predictor` of so many labels is compared by: every regressor on every fold."""
+    return len(tuple(regressors or names_for(count))) * min(FOLDS, count)
+
+
 class Predictor:
     """Predicts both accuracies of rows of a matrix.
 
@@ -134,6 +139,7 @@ class Predictor:
         matrix: labelled rows (N, decisions), at least `LEAST_LABELS`.
         labels: (N, 2) in [0, 1].
         regressors: names to compare; default those of `names_for`.
+        progress: called after each regressor was fitted to a fold: `fits` times.
 
     Attributes:
         compared: per accuracy and regressor, how the held-out predictions did.
@@ -144,7 +150,12 @@ class Predictor:
     """
 
     def __init__(
-        self, costs: PopulationCost, matrix: Matrix, labels: Values, regressors: Sequence[str] | None = None
+        self,
+        costs: PopulationCost,
+        matrix: Matrix,
+        labels: Values,
+        regressors: Sequence[str] | None = None,
+        progress: Callable[[], Any] = lambda: None,
     ) -> None:
         if len(matrix) < LEAST_LABELS:
             raise ValueError(f"a predictor needs at least {LEAST_LABELS} labels, got {len(matrix)}")
@@ -152,7 +163,11 @@ class Predictor:
         inputs = features(costs, matrix)
         names = tuple(regressors or names_for(len(matrix)))
         splits = folds(len(matrix))
-        models = {name: [fitted(name, inputs[train], labels[train]) for train, _ in splits] for name in names}
+        models: dict[str, list[Any]] = {name: [] for name in names}
+        for name in names:
+            for train, _ in splits:
+                models[name].append(fitted(name, inputs[train], labels[train]))
+                progress()
         self.compared: dict[str, dict[str, HeldOut]] = {target: {} for target in TARGETS}
         for name in names:
             predicted = np.empty_like(labels)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from proard.budgets import short
 from proard.search.command import SearchResult
-from proard.search.front import Front, Point
+from proard.search.front import HEAD, MOST_ROWS, Front, table_rows
 from proard.search.predictor import TARGETS
-
-MOST_ROWS = 12
+from proard.terminal import table
 
 
 def summary(result: SearchResult) -> list[str]:
@@ -33,10 +31,9 @@ def summary(result: SearchResult) -> list[str]:
     else:
         lines.append("         every student was measured, or too few to predict others")
     best = front.best(("multiply_adds",))
-    shown = _some(best)
-    rest = "" if len(shown) == len(best) else f", {len(shown)} of {len(best)}"
+    rest = "" if len(best) <= MOST_ROWS else f", {MOST_ROWS} of {len(best)}"
     lines += ["", f"measured front on validation images{rest}; 1 multiply-add = 1 FLOP"]
-    return lines + _table(["multiply-adds", "parameters", "clean %", "robust %"], [_row(point) for point in shown])
+    return lines + table([dict(zip(HEAD, row, strict=True)) for row in table_rows(best)])
 
 
 def as_json(result: SearchResult) -> dict[str, Any]:
@@ -72,13 +69,13 @@ def _predictor(predictor: dict[str, Any]) -> list[str]:
     """How each regressor did on labels that it had not seen; a star marks the one that is used."""
     rows = []
     for name in predictor[TARGETS[0]]["compared"]:
-        row = [name]
+        row = {"predictor": name}
         for target in TARGETS:
             held_out, star = predictor[target]["compared"][name], predictor[target]["chosen"] == name
-            row += [f"{held_out['tau']:.2f}{'*' if star else ''}", f"{100 * held_out['error']:.1f}"]
+            row[f"{target} tau"] = f"{held_out['tau']:.2f}{'*' if star else ''}"
+            row[f"{target} error"] = f"{100 * held_out['error']:.1f}"
         rows.append(row)
-    names = [name for target in TARGETS for name in (f"{target} tau", f"{target} error")]
-    return ["held-out Kendall tau and mean absolute error in points; * is used", *_table(["predictor", *names], rows)]
+    return ["held-out Kendall tau and mean absolute error in points; * is used", *table(rows)]
 
 
 def _enough(predictor: dict[str, Any], labels: int) -> list[str]:
@@ -97,22 +94,3 @@ def _verified(verified: dict[str, Any]) -> list[str]:
         return []
     errors = ", ".join(f"{target} {100 * verified[f'{target}_error']:.1f}" for target in TARGETS)
     return [f"checked: {verified['students']} of the predicted front; mean error in points: {errors}"]
-
-
-def _some(points: Sequence[Point]) -> list[Point]:
-    """At most `MOST_ROWS`, evenly, with both ends."""
-    if len(points) <= MOST_ROWS:
-        return list(points)
-    return [points[round(i * (len(points) - 1) / (MOST_ROWS - 1))] for i in range(MOST_ROWS)]
-
-
-def _row(point: Point) -> list[str]:
-    counts = [short(point.cost.multiply_adds), short(point.cost.parameters)]
-    return [*counts, f"{100 * point.label.clean:.1f}", f"{100 * point.label.robust:.1f}"]
-
-
-def _table(names: list[str], rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (names, *rows)
-    ]

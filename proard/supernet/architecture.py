@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from proard import html
+from proard.drawing import in_words, stages_svg
 from proard.errors import UserError
+
+if TYPE_CHECKING:
+    from proard.supernet.space import Decision
 
 
 @dataclass(frozen=True)
@@ -18,9 +24,12 @@ class Architecture(Mapping[str, float]):
 
     Attributes:
         decisions: pairs of a decision's name and its value.
+        among: the decisions of the space that made it, where one did. They are no part of the value: a notebook draws
+            the architecture beside the largest one of that space.
     """
 
     decisions: tuple[tuple[str, float], ...]
+    among: tuple[Decision, ...] = field(default=(), compare=False, repr=False)
 
     def __getitem__(self, name: str) -> float:
         for decision, value in self.decisions:
@@ -36,6 +45,14 @@ class Architecture(Mapping[str, float]):
 
     def __repr__(self) -> str:
         return f"Architecture({', '.join(f'{name}={value:g}' for name, value in self.decisions)})"
+
+    def __str__(self) -> str:
+        return "; ".join(in_words(self))
+
+    def _repr_html_(self) -> str:
+        """For notebooks: its stages as a picture, if a space made it, and in words."""
+        picture = stages_svg(self.among, self) if self.among else ""
+        return html.block(picture, html.lines(in_words(self)))
 
     def to_json(self) -> str:
         """JSON text: an object from decision names to values."""

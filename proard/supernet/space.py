@@ -11,9 +11,17 @@ import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from proard import html
+from proard.budgets import short
 from proard.cost import Cost
+from proard.drawing import stage_of, stages_svg
 from proard.errors import UserError, nearest
 from proard.supernet.architecture import Architecture
+
+LEGEND = (
+    "a bar is a block, its height the width, its breadth the expansion; filled: the smallest student, outline: the "
+    "largest"
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,37 @@ class SearchSpace:
     def __repr__(self) -> str:
         kinds = ", ".join(self.kinds)
         return f"SearchSpace({len(self.decisions)} decisions of kinds {kinds}; {self.size:.3g} architectures)"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: how many students, what they cost, a picture of the two ends, and the decisions."""
+        if not self.decisions:
+            return html.block(html.paragraph(f"one fixed network, {self._costs()}"))
+        count = f"{self.size:,}" if self.size < 10**6 else f"{self.size:.3g}"
+        students = "1 student" if self.size == 1 else f"{count} different students"
+        return html.block(
+            html.paragraph(f"{len(self.decisions)} decisions ({', '.join(self.kinds)}), {students}, {self._costs()}"),
+            stages_svg(self.decisions, self.smallest()),
+            html.lines([LEGEND] if self.size > 1 else []),
+            html.table(["decision", "kind", "choices", "where", "how many"], self._rows()),
+        )
+
+    def _costs(self) -> str:
+        """What the smallest and the largest student cost."""
+        costs = [self.cost(self.smallest()), self.cost(self.largest())]
+        ranges = [
+            " to ".join(dict.fromkeys(short(getattr(cost, name)) for cost in costs))
+            for name in ("multiply_adds", "parameters")
+        ]
+        return f"{ranges[0]} multiply-adds (1 multiply-add = 1 FLOP), {ranges[1]} parameters"
+
+    def _rows(self) -> list[list[str]]:
+        """The decisions, those together that are alike."""
+        places: dict[tuple[str, str, str], list[str]] = {}
+        for decision in self.decisions:
+            place, _, what = decision.name.rpartition(".")
+            choices = ", ".join(f"{choice:g}" for choice in decision.choices)
+            places.setdefault((what, decision.kind, choices), []).append(stage_of(place) or "network")
+        return [[*row, ", ".join(dict.fromkeys(where)), str(len(where))] for row, where in places.items()]
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -174,4 +213,4 @@ class SearchSpace:
                     + ", ".join(f"{choice:g}" for choice in decision.choices)
                 )
             chosen[decision.name] = decision.canonical(value)
-        return Architecture(tuple(chosen.items()))
+        return Architecture(tuple(chosen.items()), self.decisions)

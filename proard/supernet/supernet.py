@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, cast
 
 import torch
 from torch import nn
 
+from proard import html
 from proard.errors import UserError, nearest
 from proard.supernet.architecture import Architecture
 from proard.supernet.calibration import Batches, calibrate
@@ -83,6 +85,27 @@ class Supernet(nn.Module):
         )
         shared = dict(self.named_parameters())
         self.private_copies = PrivateCopies(family, self.space, classifiers, batch_norms, shared)
+
+    def __repr__(self) -> str:
+        """Not the tree of modules: that is a student's, as in ``print(net.student(net.space.largest()))``."""
+        return f"Supernet({self._summary()}; {self.space!r})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the family with the options that are not its defaults, and the space."""
+        options = [
+            f"{option.name}: {value}"
+            for option in fields(self.family)
+            if option.name not in ("num_classes", "input_shape")
+            and (value := getattr(self.family, option.name)) != option.default
+        ]
+        return html.block(html.paragraph(f"Supernet: {self._summary()}"), html.lines(options), self.space._repr_html_())
+
+    def _summary(self) -> str:
+        """Family, weights, images and classes."""
+        shape = " x ".join(map(str, self.family.input_shape))
+        weights = sum(parameter.numel() for parameter in self.parameters())
+        name = families.name_of(self.family)
+        return f"family {name}, {weights:,} parameters, images {shape}, {self.family.num_classes} classes"
 
     def forward(self, *_: Any) -> torch.Tensor:
         """Not defined: a supernet is no one network."""

@@ -13,7 +13,7 @@ from proard.files import check_file, checked_save
 
 FORMAT = 2
 # Keys that may change between a run and its continuation: they say how it is computed, not what.
-FREE_KEYS = ("checkpoint_minutes", "device", "energy", "evaluation", "search", "threads")
+FREE_KEYS = ("checkpoint_minutes", "device", "energy", "evaluation", "search", "threads", "trackers")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from proard.errors import UserError
 from proard.files import RunLock
 from proard.fixed_network import resolve
 from proard.run import Run
+from proard.trackers import Tracking
+from proard.trackers import build as build_trackers
 from proard.training.checkpoint import check_unchanged, load_checkpoint
 from proard.training.trainer import Trainer
 
@@ -30,6 +32,7 @@ def train(
     scale_epochs: float | None = None,
     resume: bool = False,
     quiet: bool = False,
+    before: Callable[[Trainer], None] | None = None,
 ) -> Path:
     """Train a supernet, or in `mode: student` one fixed network.
 
@@ -42,6 +45,7 @@ def train(
         scale_epochs: makes every phase this many times as long, at least one epoch each.
         resume: continue an interrupted run; its configuration must not have changed.
         quiet: plain lines instead of a progress bar.
+        before: called by the first process of a job when all is ready, before the first step: to say what will be done.
 
     Returns:
         The run directory.
@@ -54,24 +58,35 @@ def train(
         prepared = _prepared(config, run, overrides, scale_epochs, resume) if rank() == 0 else None
         path, settings = from_first(prepared)  # type: ignore[misc]  # which is not None on the first rank
         directory = Run(path)
+        meter = EnergyMeter(settings.energy, directory.energy, "train") if rank() == 0 else None
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         keep_freed_memory()
         with first_one_first():
             state = load_checkpoint(directory.checkpoint) if resume and directory.checkpoint.exists() else None
             trainer = Trainer(settings, load_data(settings.data), directory, quiet, fresh=state is None)
-        if rank() == 0:
+        if meter is not None:
             if not resume:
                 directory.create(settings)
             stack.enter_context(RunLock(directory.path))
-            meter = stack.enter_context(EnergyMeter(settings.energy, directory.energy, "train"))
-            trainer.after_save = meter.save
+            stack.enter_context(meter)
         if state is not None:
             trainer.load(state)
         elif rank() == 0:
             directory.metrics.unlink(missing_ok=True)  # of a run killed before its first checkpoint
+        if meter is not None:
+            tracking = stack.enter_context(Tracking(directory, settings, build_trackers(settings)))
+            trainer.after_save = lambda: _saved(meter, tracking)
+        if before is not None and rank() == 0:
+            before(trainer)
         trainer.fit()
     return directory.path
+
+
+def _saved(meter: EnergyMeter, tracking: Tracking) -> None:
+    """After every checkpoint."""
+    meter.save()
+    tracking.follow()
 
 
 def _prepared(
@@ -94,6 +109,7 @@ def _prepared(
     if scale_epochs is not None:
         settings = settings.scaled(scale_epochs)
     settings = resolve(settings)
+    build_trackers(settings)  # refuses those that are not installed
     if resume and directory.checkpoint.exists():
         check_unchanged(load_checkpoint(directory.checkpoint), settings, directory.checkpoint)
     if not resume and directory.config_file.exists():

@@ -35,7 +35,7 @@ from proard.training.gradients import Projection
 from proard.training.initial_weights import load_run_weights
 from proard.training.interruption import Interrupted, SignalWatch
 from proard.training.optimizer import new_optimizer
-from proard.training.progress import Progress
+from proard.training.progress import TrainingProgress
 from proard.training.record import StudentRecord, divergence, signals
 from proard.training.schedule import learning_rate
 from proard.training.state import Position, capture, restore
@@ -97,6 +97,7 @@ class Trainer:
         self.position = Position()
         self.best: dict[str, Any] | None = None
         self.after_save: Callable[[], None] = lambda: None
+        self.pace: list[float] | None = None  # seconds per step of every phase, where they were estimated
         self._begin_phase()
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -105,9 +106,8 @@ class Trainer:
     def fit(self) -> None:
         """Train to the end of the last phase; on Ctrl-C or SIGTERM save and raise `Interrupted`."""
         per_epoch = len(self._batches())
-        progress = Progress(
-            per_epoch * sum(p.epochs for p in self.config.phases), self.position.step, self.quiet, rank() == 0
-        )
+        steps = [per_epoch * phase.epochs for phase in self.config.phases]
+        progress = TrainingProgress(steps, self.position.step, self.quiet, rank() == 0, self.pace)
         try:
             with SignalWatch() as self.signals:
                 while self.position.phase < len(self.config.phases):
@@ -123,7 +123,7 @@ class Trainer:
         finally:
             progress.close()
 
-    def _train_epoch(self, progress: Progress) -> None:
+    def _train_epoch(self, progress: TrainingProgress) -> None:
         """The rest of the current epoch, from the next batch on."""
         batches = self._batches()
         remaining = batches[self.position.batch :]
@@ -281,7 +281,7 @@ class Trainer:
             self._begin_phase()
             self.best = {**weights, "robust": -1.0}  # extractable until the new phase has weights of its own
 
-    def _validate(self, progress: Progress) -> None:
+    def _validate(self, progress: TrainingProgress) -> None:
         """Measure the handful of students; remember the weights if their mean robust accuracy is the best so far."""
         started = time.monotonic()
         measured = self.averaged or self.supernet
@@ -314,7 +314,7 @@ class Trainer:
         seed = (self.config.seed, self.position.phase, self.position.epoch)
         return epoch_batches(len(self.train_images), self.config.batch_size, seed)
 
-    def _look(self, progress: Progress, rate: float) -> None:
+    def _look(self, progress: TrainingProgress, rate: float) -> None:
         """Read the numbers, show them, and stop if the loss is no longer one."""
         means = self.record.means()
         loss = means["loss"] or 0.0
@@ -328,12 +328,13 @@ class Trainer:
         self.lowest_loss = min(self.lowest_loss, loss)
         progress.show(self.phase.name, f"{self.position.epoch + 1}/{self.phase.epochs}", **means, lr=rate)
 
-    def _log_epoch(self, progress: Progress, seconds: float, steps: int) -> None:
+    def _log_epoch(self, progress: TrainingProgress, seconds: float, steps: int) -> None:
         means = self.record.means()
         images = steps * self.batch_size / max(seconds, 1e-9)
         self._log(
             "epoch",
             **means,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
             seconds=seconds,
             images_per_second=images,
             peak_memory_bytes=peak_memory(self.device),
@@ -341,7 +342,7 @@ class Trainer:
             bins=self.record.rows(),
         )
         shown = ", ".join(f"{name} {value:.3f}" for name, value in means.items() if value is not None)
-        progress.line(
+        progress.epoch(
             f"{self.phase.name} {self.position.epoch + 1}/{self.phase.epochs}: {shown}, {images:.0f} images/s"
         )
         self.record.sums.zero_()

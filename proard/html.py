@@ -1,4 +1,4 @@
-"""Small pieces of HTML; all text that comes in is escaped."""
+"""Small pieces of HTML, for the report's page and for notebooks; all text that comes in is escaped."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ from html import escape
 def paragraph(text: str, kind: str = "") -> str:
     """A paragraph, of a class of the style."""
     return f"<p{_class(kind)}>{escape(text)}</p>"
+
+
+def block(*parts: str) -> str:
+    """What a notebook shows of one thing; the parts are HTML, and may be empty."""
+    return f'<div class="proard" style="margin:.3em 0">{"".join(parts)}</div>'
+
+
+def lines(texts: Iterable[str]) -> str:
+    """Small text, in lines."""
+    return f'<div style="font-size:90%;line-height:1.4;opacity:.8">{"<br>".join(map(escape, texts))}</div>'
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:

@@ -1,0 +1,97 @@
+"""What a training is about to do, as lines of text."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import torch
+
+from proard import build
+from proard.budgets import short
+from proard.distributed import world_size
+from proard.terminal import duration
+from proard.training.estimate import seconds_left, seconds_per_step
+from proard.training.trainer import Trainer
+
+
+def plan(trainer: Trainer) -> list[str]:
+    """Data, space, teacher, phases, device, and about how long it takes, which is measured now.
+
+    The trainer's progress goes by that time from here on.
+
+    Args:
+        trainer: ready to train.
+    """
+    trainer.pace = seconds_per_step(trainer)
+    seconds = seconds_left(trainer, trainer.pace)
+    left = " left" if trainer.position.step else ""
+    time = f"about {duration(seconds)}{left} (measured on a few images)" if seconds else "nothing is left to train"
+    return [
+        _data(trainer),
+        _space(trainer),
+        f"teacher: {_teacher(trainer)}",
+        *_phases(trainer),
+        _device(trainer),
+        f"time:    {time}",
+    ]
+
+
+def _data(trainer: Trainer) -> str:
+    data = trainer.data
+    counts = f"{len(data.train):,} training, {len(data.validation):,} validation and {len(data.test):,} test images"
+    shape = "x".join(map(str, data.input_shape))
+    return f"data:    {trainer.config.data.name}, {counts} of {shape}, {data.num_classes} classes"
+
+
+def _space(trainer: Trainer) -> str:
+    space = trainer.supernet.space
+    smallest, largest = space.cost(space.smallest()), space.cost(space.largest())
+    family = trainer.config.supernet.family
+    if space.size == 1:
+        costs = f"{short(largest.multiply_adds)} multiply-adds, {short(largest.parameters)} parameters"
+        return f"network: {family}, {costs}; 1 multiply-add = 1 FLOP"
+    count = f"{space.size:,}" if space.size < 10**6 else f"{Decimal(space.size):.2g}".lower()
+    costs = f"{short(smallest.multiply_adds)} to {short(largest.multiply_adds)} multiply-adds"
+    parameters = f"{short(smallest.parameters)} to {short(largest.parameters)} parameters"
+    return f"space:   {family}, {count} students of {costs} and {parameters}; 1 multiply-add = 1 FLOP"
+
+
+def _teacher(trainer: Trainer) -> str:
+    config = trainer.config
+    if trainer.external is not None:
+        return trainer.external.source
+    if config.teacher.mode == "joint":
+        return "the largest student, trained jointly"
+    wanted = [i for i, phase in enumerate(config.phases) if build.phase_objective(config, i).needs_teacher]
+    refreshed = [phase.name for phase in config.phases if phase.refresh_teacher]
+    if not wanted and not refreshed:
+        return "none"
+    anew = f", and anew before {', '.join(refreshed)}" if refreshed else ""
+    before = config.phases[wanted[0]].name if wanted else refreshed[0]
+    return f"the largest student, frozen before phase {before}{anew}"
+
+
+def _phases(trainer: Trainer) -> list[str]:
+    config, space, lines = trainer.config, trainer.supernet.space, []
+    for index, phase in enumerate(config.phases):
+        varying = [kind for kind in build.phase_kinds(config, index, space) if kind in space.kinds]
+        epochs = f"{phase.epochs} epoch{'s' if phase.epochs > 1 else ''}"
+        objective = f"{phase.objective.name}, attack {build.training_attack(config, index).name}"
+        if space.size == 1:
+            who = "one network"
+        elif not varying:
+            who = "the largest student"
+        else:
+            sampler = build.phase_sampler(config, index, space)
+            who = f"{sampler.students} students per step ({phase.sampler.name}); {', '.join(varying)} vary"
+        lines.append(f"{'phases:' if not index else '':<9}{phase.name}, {epochs}: {objective}; {who}")
+    return lines
+
+
+def _device(trainer: Trainer) -> str:
+    precision = str(trainer.precision).removeprefix("torch.")
+    threads = torch.get_num_threads()
+    where = [str(trainer.device), precision, f"{threads} thread{'s' if threads > 1 else ''}"]
+    if world_size() > 1:
+        where.append(f"{world_size()} processes")
+    return f"runs on: {', '.join(where)}"

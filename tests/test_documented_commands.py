@@ -1,0 +1,113 @@
+"""What README.md and the pages of docs/ show is run, or it is listed here why not: see the package `documented`."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from documented import parsing, world
+from documented.pages import PAGES, ROOT, Fault, blocks, mentioned
+from documented.playing import Player
+from documented.shortening import short_work
+
+pytestmark = pytest.mark.documentation
+
+
+class NotRun(NamedTuple):
+    """What is not run. What can be told without running it, is: options, configurations, scripts, syntax.
+
+    Attributes:
+        page: relative to the repository; ``*`` stands for anything.
+        part: of the command or block.
+        reason: why.
+    """
+
+    page: str
+    part: str
+    reason: str
+
+
+NOT_RUN = (
+    NotRun("*", "bash scripts/", "CI runs it, in an environment that it makes"),
+    NotRun("*", "pip install", "changes the environment of whoever runs the tests"),
+    NotRun("docs/results/*", "python scripts/", "took hours"),
+    NotRun("docs/guides/diagnostics.md", "abs(L_S(x + d)", "a formula"),
+    NotRun("docs/guides/your_device.md", "latency(student) =", "a formula"),
+    NotRun("docs/guides/formats.md", "--push hub:", "uploads; tests/test_hub.py does, to a server of its own"),
+)
+NOT_PARSED = ()  # commands in running text
+NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
+WITH_BLOCKS = [name for page, name in zip(PAGES, NAMES, strict=True) if blocks(page)]
+
+
+def reason(page: str, text: str, table: tuple[NotRun, ...] = NOT_RUN) -> str | None:
+    """Why a text on a page is not run; None if it is."""
+    return next((entry.reason for entry in table if fnmatch(page, entry.page) and entry.part in text), None)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A world for all pages, not to be changed, and what was printed while it was made."""
+    folder = tmp_path_factory.mktemp("documented") / "world"
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch, short_work():
+        patch.chdir(folder)
+        return folder, world.build(folder)
+
+
+@pytest.fixture
+def player(template: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Player]:
+    """A reader in a world of its own."""
+    folder = tmp_path / "reader"
+    shutil.copytree(template[0], folder, symlinks=True)  # with the age of every file
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("PROARD_DATA", raising=False)
+    with short_work():
+        yield Player(folder, template[1], lambda text: None)
+
+
+@pytest.mark.parametrize("name", WITH_BLOCKS)
+def test_the_blocks_of_a_page_do_what_they_show(name: str, player: Player) -> None:
+    player.not_run = lambda text: reason(name, text)
+    faults = [fault for block in blocks(ROOT / name) for fault in player.play(block)]
+    if faults:
+        pytest.fail("\n\n".join(faults), pytrace=False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_commands_in_the_text_of_a_page_are_commands(name: str) -> None:
+    commands, faults = mentioned(ROOT / name), []
+    scripts = sorted({script for command in commands for script in re.findall(r"\bscripts/\w+\.py\b", command.text)})
+    for command in commands:
+        if reason(name, command.text, NOT_PARSED):
+            continue
+        try:
+            parsing.check(command.text, mention=not command.complete, scripts=scripts)
+        except Fault as fault:
+            faults.append(f"{command.place}: {fault}")
+    if faults:
+        pytest.fail("\n\n".join(faults), pytrace=False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_extras_that_are_named_exist(name: str) -> None:
+    named = set(parsing.extras((ROOT / name).read_text(encoding="utf-8")))
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    section = project.split("[project.optional-dependencies]\n")[1].split("\n[")[0]  # tomllib needs Python 3.11
+    assert named <= set(re.findall(r"^([\w-]+) = \[", section, re.MULTILINE))
+
+
+@pytest.mark.parametrize("entry", [*NOT_RUN, *NOT_PARSED], ids=lambda entry: f"{entry.page}: {entry.part}")
+def test_an_exception_is_still_needed(entry: NotRun) -> None:
+    pages = [page for page, name in zip(PAGES, NAMES, strict=True) if fnmatch(name, entry.page)]
+    if entry in NOT_PARSED:
+        assert any(entry.part in command.text for page in pages for command in mentioned(page))
+    else:
+        assert any(entry.part in block.text for page in pages for block in blocks(page))
