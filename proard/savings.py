@@ -143,7 +143,9 @@ def savings(run: Run, baseline: Mapping[str, Any]) -> Savings | None:
     alone = [Spent(c["seconds_alone"], c["kwh_alone"], c.get("kg_co2eq_alone")) for c in comparisons]
     each = total(extracted).times(1 / students) if extracted else NOTHING
     named = ", ".join(comparison["budget"] for comparison in comparisons)
-    search = " and the search" if searched else " (there was no search)"
+    search = (
+        " and the search" if searched else " (no 'proard search', after which an extraction measures no candidates)"
+    )
     assumptions = [
         f"One training is all that 'proard train' did in this run, its teacher included{search}; then "
         + (f"an extraction for each student, the mean of {students}." if extracted else "extractions, none on record."),

@@ -77,7 +77,8 @@ def asleep(seconds: float) -> float:
 
 def short_training(place: Path, enabled: bool, scale: float) -> Way:
     """A way: the quickstart's training, made shorter."""
-    overrides = [f"energy.enabled={str(enabled).lower()}", "data.limit=400"]
+    small = ("data.limit=400", "validation.images=20", "validation.calibration_images=64", "validation.students=0")
+    overrides = [f"energy.enabled={str(enabled).lower()}", *small]
     config: Config = load_config("quickstart.yaml", overrides)
 
     def way() -> None:

@@ -35,6 +35,7 @@ from proard.distributed import (
 from proard.errors import UserError
 from proard.measurement import measure
 from proard.run import Run
+from proard.trackers import trackers
 from proard.training import Trainer
 from proard.training.checkpoint import load_checkpoint
 
@@ -98,6 +99,7 @@ from proard.config import parse_config
 from proard.data import load_data
 from proard.distributed import process_group, rank, share, world_size
 from proard.run import Run
+from proard.trackers import trackers
 from proard.training import Trainer
 
 values, found = yaml.safe_load(open(sys.argv[1])), {}
@@ -144,10 +146,28 @@ def test_two_ranks_with_half_the_batch_have_the_gradients_of_one_with_all(tiny: 
             assert (first[name] - gradient).abs().max() < 1e-9 * largest
 
 
-def test_two_processes_train_and_a_killed_one_can_be_resumed_by_one(tiny: dict[str, Any], tmp_path: Path) -> None:
+TRACKER = """
+import json
+from proard.trackers import Tracker, trackers
+
+@trackers.register("own")
+class Own(Tracker):
+    def start(self, run, config):
+        self.file = (run / "tracked.jsonl").open("a", buffering=1)
+
+    def log(self, row):
+        self.file.write(json.dumps(row) + chr(10))
+"""
+
+
+def test_two_processes_train_and_a_killed_one_can_be_resumed_by_one(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both draw the same students and end with the same weights; output and files are those of one process."""
     tiny["checkpoint_minutes"] = 0.0005
     tiny["phases"].pop(1)
+    tiny |= {"imports": ["own_tracker"], "trackers": ["own"]}
+    (tmp_path / "own_tracker.py").write_text(TRACKER)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tiny))
     train_arguments = ["-m", "--", "proard", "train", "--config", "config.yaml", "--run"]
     output, errors = finished(process := start([*train_arguments, "whole", "--quiet"], tmp_path))
@@ -159,6 +179,7 @@ def test_two_processes_train_and_a_killed_one_can_be_resumed_by_one(tiny: dict[s
     assert not torch.equal(whole["random"][0]["generator"], whole["random"][1]["generator"])
     rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == len({(row["kind"], row["phase"], row["epoch"]) for row in rows})
+    assert (tmp_path / "whole" / "metrics.jsonl").read_text() == (tmp_path / "whole" / "tracked.jsonl").read_text()
 
     process = start([*train_arguments, "killed", "--quiet"], tmp_path)
     deadline = time.monotonic() + 200
@@ -172,8 +193,12 @@ def test_two_processes_train_and_a_killed_one_can_be_resumed_by_one(tiny: dict[s
     assert "another process of the job has ended" in errors or "stopped in step" in errors, errors
     position = load_checkpoint(tmp_path / "killed" / "checkpoint.pt")["position"]
     assert position["step"] < whole["position"]["step"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(trackers, "_entries", dict(trackers._entries))
     train(run=tmp_path / "killed", resume=True, quiet=True)
     assert load_checkpoint(tmp_path / "killed" / "checkpoint.pt")["finished"]
+    assert (tmp_path / "killed" / "metrics.jsonl").read_text() == (tmp_path / "killed" / "tracked.jsonl").read_text()
 
 
 def kill_second_rank(parent: int) -> None:

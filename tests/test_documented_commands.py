@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -71,6 +72,12 @@ def player(template: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest
     monkeypatch.delenv("PROARD_DATA", raising=False)
     with short_work():
         yield Player(folder, template[1], lambda text: None)
+    for module in [module for module, loaded in sys.modules.items() if _lies_in(loaded, folder)]:
+        del sys.modules[module]  # so that a page may call its own by the same name
+
+
+def _lies_in(module: object, folder: Path) -> bool:
+    return Path(getattr(module, "__file__", None) or "/").is_relative_to(folder)
 
 
 @pytest.mark.parametrize("name", WITH_BLOCKS)

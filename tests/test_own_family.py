@@ -1,4 +1,4 @@
-"""The guide to a network of one's own: its code blocks are run as they stand."""
+"""The family of the guide to a network of one's own keeps the rules; test_documented_commands.py trains it."""
 
 from __future__ import annotations
 
@@ -8,37 +8,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-GUIDE = Path(__file__).parent.parent / "docs" / "guides" / "your_own_network.md"
-
-
-@pytest.fixture
-def blocks(tmp_path: Path) -> dict[str, str]:
-    found = dict(re.findall(r"```(\w+)\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL))
-    (tmp_path / "tower.py").write_text(found["python"])
-    (tmp_path / "tower.yaml").write_text(found["yaml"])
-    return found
+ROOT = Path(__file__).parent.parent
+GUIDE = ROOT / "docs" / "guides" / "your_own_network.md"
 
 
-def run(arguments: list[str], folder: Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+def test_the_family_keeps_the_rules(tmp_path: Path) -> None:
+    (code,) = re.findall(r"save it as `tower.py`:\n\n```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "tower.py").write_text(code, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_the_commands_of_the_guide(blocks: dict[str, str], tmp_path: Path) -> None:
-    commands = [line.removeprefix("$ proard ").split() for line in blocks["console"].splitlines()]
-    assert [command[0] for command in commands] == ["train", "extract", "evaluate"]
-    for command in commands:
-        output = run([sys.executable, "-m", "proard", *command], tmp_path)
-    assert "flops-300K" in output
-    assert (tmp_path / "runs/tower/students/flops-300K/student.pt2").is_file()
-
-
-def test_the_family_keeps_the_rules(blocks: dict[str, str], tmp_path: Path) -> None:
-    run([sys.executable, "-c", CHECK], tmp_path)
 
 
 CHECK = """

@@ -98,7 +98,7 @@ def test_what_is_assumed_is_said(run: Run) -> None:
     text = " ".join(whole.assumptions)
     assert "of FRA (0.5 kg per kWh, codecarbon's data)" in text
     assert "world average" not in text
-    assert "(there was no search)" in text
+    assert "(no 'proard search', after which" in text
     assert "--scale-epochs" not in text
 
 

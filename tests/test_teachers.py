@@ -639,18 +639,6 @@ def test_a_block_of_the_guide_trains(tiny: dict[str, Any], guide_folder: Path, i
     assert (config.teacher.source is not None) == ("teacher" in BLOCKS[index])
 
 
-def test_the_commands_of_the_guide(tiny: dict[str, Any], guide_folder: Path, monkeypatch: Any) -> None:
-    block = next(block for block in BLOCKS if block.get("mode") == "student")
-    short = {"name": "student", "epochs": 1, "learning_rate": 0.1, "objective": {"name": "trades"}}
-    Path("student.yaml").write_text(yaml.safe_dump({**completed(block, tiny), "phases": [short]}))
-    (console,) = re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL)
-    for line in console.splitlines():
-        with pytest.raises(SystemExit) as left:
-            main(line.removeprefix("$ proard ").split())
-        assert left.value.code == 0
-    assert load_student("runs/student/students/student")(images()).shape == (6, 10)
-
-
 def test_the_guide_shows_every_kind_of_source() -> None:
     kinds = {TeacherConfig.model_validate(block["teacher"]).kind for block in BLOCKS if "teacher" in block}
     assert kinds == {"directory", "program", "weights", "timm", "robustbench"}

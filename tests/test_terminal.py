@@ -26,7 +26,8 @@ from proard.attacks.presets import PRESETS
 from proard.cli import main
 from proard.config import packaged_configs, parse_config
 from proard.data import load_data
-from proard.export import FORMATS
+from proard.diagnostics import diagnose
+from proard.export import FORMATS, load_student
 from proard.measurement import measure, work
 from proard.progress import Progress
 from proard.run import Run
@@ -48,9 +49,8 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def errors(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Standard error is a terminal; standard output is what ``capsys`` has made of it."""
+def standard_error_is_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """From here on, which has to be inside of a test: ``capsys`` replaces the stream when a test begins."""
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     return screen
@@ -155,12 +155,12 @@ def test_evaluations_of_any_names_and_attacks_fit(student: Path, capsys: Capture
     assert following == f"next:    proard evaluate {student} --attack autoattack"
 
 
-def test_diagnostics_fit(student: Path, capsys: Capture) -> None:
-    arguments = ["evaluate", str(student), "--limit", "12", "--attack", "fgsm", "--diagnose", "--teacher", str(student)]
-    capsys.readouterr()
-    assert command(*arguments) == 0
-    text = capsys.readouterr().out
-    assert fits(text, str(student), student.name)
+def test_diagnostics_fit(student: Path) -> None:
+    network = load_student(student)
+    images, labels = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+    threat = ThreatModel("linf", 12345 / 123457)
+    text = str(diagnose(network, network, [(images, labels)], threat, attack=PGD(threat, steps=100), radii=[], steps=1))
+    assert fits(text)
     for word in ("student against teacher", "local linearity measure", "input gradients: cosine", "not a certificate"):
         assert word in text
 
@@ -292,9 +292,8 @@ def test_what_was_done_before_is_no_pace(clock: Callable[[float], None], capsys:
     assert capsys.readouterr().err == "labelling: 91 %, about 3 min left\n"
 
 
-def test_steps_of_different_phases_take_different_times(
-    monkeypatch: pytest.MonkeyPatch, capsys: Capture, errors: Terminal
-) -> None:
+def test_steps_of_different_phases_take_different_times(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    errors = standard_error_is_a_terminal(monkeypatch)
     now = [0.0]
     monkeypatch.setattr("proard.training.progress.time.monotonic", lambda: now[0])
     task = TrainingProgress([10, 10], quiet=True, pace=[1.0, 4.0])
@@ -370,9 +369,10 @@ def test_what_an_attack_takes(name: str) -> None:
 
 
 def test_json_is_all_there_is_while_progress_is_shown(
-    run: Path, student: Path, fast: None, errors: Terminal, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    run: Path, student: Path, fast: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also of commands that train, whose lines go elsewhere."""
+    errors = standard_error_is_a_terminal(monkeypatch)
     monkeypatch.setattr("proard.search.predictor.names_for", lambda count: ("ridge",))
     monkeypatch.chdir(run.parent)
     seen = {}
@@ -398,15 +398,17 @@ def test_json_is_all_there_is_while_progress_is_shown(
     assert f"evaluating {student.name}" in seen["evaluate"]
 
 
-def test_quiet_shows_no_bar(student: Path, errors: Terminal, capsys: Capture) -> None:
+def test_quiet_shows_no_bar(student: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = standard_error_is_a_terminal(monkeypatch)
     assert command("evaluate", str(student), "--limit", "20", "--attack", "fgsm", "--quiet") == 0
     assert errors.getvalue() == ""
     assert "fgsm %" in capsys.readouterr().out
 
 
-def test_evaluate_from_python_is_silent(student: Path, errors: Terminal, capsys: Capture) -> None:
+def test_evaluate_from_python_is_silent(student: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     from proard import evaluate
 
+    errors = standard_error_is_a_terminal(monkeypatch)
     evaluate(student, ["fgsm"], limit=20)
     assert (errors.getvalue(), capsys.readouterr().out) == ("", "")
 
@@ -478,6 +480,7 @@ def test_the_plan_of_one_network(tiny: dict[str, Any], tmp_path: Path) -> None:
 def test_the_estimate_leaves_the_training_as_it_was(tiny: dict[str, Any], tmp_path: Path, capsys: Capture) -> None:
     """The same weights, to the bit, with and without it; with dropout, and random starts of attacks."""
     tiny["phases"] = tiny["phases"][:2]
+    tiny["data"]["limit"] = 80
     for phase in tiny["phases"]:
         phase["epochs"] = 1
     states: list[Any] = []

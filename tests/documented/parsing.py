@@ -103,12 +103,18 @@ def _check_words(words: Sequence[str], mention: bool) -> None:
         _check_python_script(rest[0], rest[1:], mention)
     elif program == "python" and rest[:2] == ["-m", "proard"]:
         _check_proard(rest[2:], mention)
-    elif program == "bash" and rest[:1] and (ROOT / rest[0]).is_file():
+    elif program == "bash" and rest[:1] and rest[0].endswith(".sh"):
+        _check_exists(rest[0])
         _check_syntax(str(ROOT / rest[0]))
     elif program == "pip" and rest[:1] == ["install"]:
         pass  # extras are checked wherever they are named
     elif mention or shutil.which(program) is None:
         raise Fault(f"'{shlex.join(words)}': nothing is known about '{program}' that could be checked")
+
+
+def _check_exists(script: str) -> None:
+    if not (ROOT / script).is_file():
+        raise Fault(f"there is no {script}")
 
 
 def _check_syntax(*script: str) -> None:
@@ -198,11 +204,12 @@ def _check_torchrun(words: Sequence[str], mention: bool) -> None:
 
 def _check_python_script(script: str, words: Sequence[str], mention: bool) -> None:
     """The script is run up to where it has parsed its options."""
+    _check_exists(script)
     path = ROOT / script
-    if not path.is_file():
-        raise Fault(f"there is no {script}")
 
     def stop(parser: argparse.ArgumentParser, *arguments: Any) -> None:
+        for action in parser._actions:
+            action.required = action.required and not mention
         raise Parsed(parse(parser, *arguments))
 
     parse = argparse.ArgumentParser.parse_args
@@ -225,7 +232,7 @@ def _check_python_script(script: str, words: Sequence[str], mention: bool) -> No
 
 
 def _parsed(parse: Callable[[], Any], program: str, mention: bool = False) -> Any:
-    """What argparse makes of the words, or a fault with what it said."""
+    """What argparse makes of the words, or a fault with what it said; None where a mention leaves out a value."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
@@ -234,6 +241,6 @@ def _parsed(parse: Callable[[], Any], program: str, mention: bool = False) -> An
         return parsed.args[0]
     except SystemExit as left:
         message = said.getvalue().strip().splitlines()[-1:] or [f"left with {left.code}"]
-        if left.code == 0 or (mention and "arguments are required" in message[0]):
+        if left.code == 0 or (mention and re.search(r": expected .*argument", message[0])):  # 0: --help
             return None
         raise Fault(f"{program}: {message[0]}") from None
