@@ -39,6 +39,7 @@ NOT_RUN = (
     NotRun("docs/results/*", "python scripts/", "took hours"),
     NotRun("docs/guides/diagnostics.md", "abs(L_S(x + d)", "a formula"),
     NotRun("docs/guides/your_device.md", "latency(student) =", "a formula"),
+    NotRun("docs/guides/trackers.md", "mode=online", "uploads, and needs an account"),
     NotRun("docs/guides/formats.md", "--push hub:", "uploads; tests/test_hub.py does, to a server of its own"),
 )
 NOT_PARSED = ()  # commands in running text
@@ -68,6 +69,7 @@ def player(template: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest
     shutil.copytree(template[0], folder, symlinks=True)  # with the age of every file
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path.home() / ".cache"))  # where matplotlib keeps its list of fonts
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("PROARD_DATA", raising=False)
     with short_work():
