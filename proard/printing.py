@@ -108,14 +108,16 @@ def print_plan(trainer: Trainer) -> None:
 def after_evaluation(results: Sequence[Evaluation]) -> list[str]:
     """Where the students are, and what to do next: a stronger attack, else the report of their run."""
     folders = [result.path for result in results]
-    place = folders[0] if len(folders) == 1 else folders[0].parent
     run = folders[0].parent.parent
-    following = f"proard evaluate {place} --check"
+    alone = len(folders) == 1
+    evaluated = folders[0] if alone else run
+    following = f"proard evaluate {evaluated} --check"
     if not any("autoattack" in name for result in results for name in result.measurement.robust):
-        following = f"proard evaluate {place} --attack autoattack"
+        following = f"proard evaluate {evaluated} --attack autoattack"
     elif Run(run).config_file.is_file():
         following = f"proard report --run {run}"
-    return [f"{'student' if len(folders) == 1 else 'written'}: {place}", f"next:    {following}"]
+    where = f"student: {folders[0]}" if alone else f"found:   {folders[0].parent}"
+    return [where, f"next:    {following}"]
 
 
 def _chosen(selection: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ LABEL = re.compile(
 STYLES: dict[str, dict[str, Any]] = {"next": {"fg": "cyan", "bold": True}, "warning": {"fg": "yellow"}}
 OTHER_LABELS: dict[str, Any] = {"dim": True}
 LEAST_KEY = 12  # columns that a folded name keeps, at least
-GAP = "  "  # between columns
+GAPS = ("  ", " ")  # between columns: the narrow one where everything then fits beside each other
 
 
 def width() -> int:
@@ -89,17 +89,20 @@ def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
     values = {name: max(len(row.get(name, "")) for row in rows) for name in others}
     widths = {name: max(len(name), values[name]) for name in others}
     longest = max([len(key), *(len(row.get(key, "")) for row in rows)])
-    room = width() - max([len(GAP) + w for w in widths.values()], default=0)
+    room = width() - max([len(GAPS[0]) + w for w in widths.values()], default=0)
     widths[key] = min(longest, max(room, LEAST_KEY))
     lines: list[str] = []
-    for group in _groups(key, others, widths, values):
+    groups, gap = _groups(key, others, widths, values, GAPS[0]), GAPS[0]
+    if len(groups) > 1 and len(close := _groups(key, others, widths, values, GAPS[1])) == 1:
+        groups, gap = close, GAPS[1]
+    for group in groups:
         lines += [""] if lines else []
-        (head,) = _row({name: name for name in group}, group, widths)
+        (head,) = _row({name: name for name in group}, group, widths, gap)
         if len(head) > width():  # the last name, which then moves to the left; its values have room
             head = head[: -len(group[-1])].rstrip().ljust(width() - len(group[-1])) + group[-1]
         lines.append(head)
         for row in rows:
-            lines += _row(row, group, widths)
+            lines += _row(row, group, widths, gap)
     return lines
 
 
@@ -111,7 +114,9 @@ def print_table(rows: Sequence[Mapping[str, str]]) -> None:
         before = line
 
 
-def _groups(key: str, others: Sequence[str], widths: Mapping[str, int], values: Mapping[str, int]) -> list[list[str]]:
+def _groups(
+    key: str, others: Sequence[str], widths: Mapping[str, int], values: Mapping[str, int], gap: str
+) -> list[list[str]]:
     """As many columns as fit beside the key, again and again; at least one each time.
 
     The name of the last one may stick out, if it can move to the left above its values.
@@ -119,7 +124,7 @@ def _groups(key: str, others: Sequence[str], widths: Mapping[str, int], values: 
     groups = [[key]]
     for name in others:
         last = groups[-1][-1]
-        start = sum(widths[column] + len(GAP) for column in groups[-1])
+        start = sum(widths[column] + len(gap) for column in groups[-1])
         beyond = max(start + widths[name] - width(), 0)
         moves = start + values[name] <= width() and beyond <= widths[last] - len(last)
         if beyond and len(groups[-1]) > 1 and not moves:
@@ -128,12 +133,12 @@ def _groups(key: str, others: Sequence[str], widths: Mapping[str, int], values: 
     return groups
 
 
-def _row(row: Mapping[str, str], group: Sequence[str], widths: Mapping[str, int]) -> list[str]:
+def _row(row: Mapping[str, str], group: Sequence[str], widths: Mapping[str, int], gap: str) -> list[str]:
     """One line, or more where the key is folded."""
     key, *others = group
     folded = textwrap.wrap(row.get(key, ""), widths[key]) or [""]
     cells = [folded[0].ljust(widths[key]), *(row.get(name, "").ljust(widths[name]) for name in others)]
-    return [GAP.join(cells).rstrip(), *folded[1:]]
+    return [gap.join(cells).rstrip(), *folded[1:]]
 
 
 def duration(seconds: float) -> str:

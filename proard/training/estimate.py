@@ -30,8 +30,8 @@ from proard.training.optimizer import new_optimizer
 from proard.training.trainer import Trainer
 
 SECONDS = 1.0  # to spend on all of it, about
-LONGEST = 0.7  # seconds of a few images, above which their time is taken to be in proportion to their number
-FEW_IMAGES, FEW_STEPS = 8, (1, 3)  # that show what an image, and an attack step, takes
+LONGEST = 0.7  # seconds that a few images may take; beyond, more are not tried
+FEW_IMAGES, FEW_STEPS = 2, (1, 3)  # that show what an image, and an attack step, takes
 DRAWS = 8  # of a phase's sampler
 WITHSTAND = 0.5  # share of the validation images that an attack goes on with to its end
 
@@ -99,6 +99,7 @@ class _Estimate:
         self.teacher = trainer.external or self.network.student(self.space.largest()).requires_grad_(False)
         self.limit = seconds / (4 + 3 * len({self._parts(i) for i in range(len(spaces))}))
         self._lines: dict[Any, _Line] = {}
+        self._slow: dict[Architecture, tuple[float, float]] = {}
 
     def _multiply_adds(self, architecture: Architecture) -> int:
         return self.space.cost(architecture).multiply_adds
@@ -180,6 +181,9 @@ class _Estimate:
         few = [replace(objective, attack=replace(attack, steps=count)) for count in FEW_STEPS]
         calls = [partial(self._train, each, architecture, crafting, False) for each in few]
         count, factor, short = self._fitting(calls[0])
+        if short > LONGEST and count < self.batch_size:  # a large network: single passes tell the rest
+            one, whole = self._passes(architecture, count)
+            return short * whole / one + (steps - FEW_STEPS[0]) * whole
         longer = self._timed(calls[1], count)
         step = max(longer - short, 0.0) / (FEW_STEPS[1] - FEW_STEPS[0])
         return (short + (steps - FEW_STEPS[0]) * step) * factor
@@ -197,6 +201,22 @@ class _Estimate:
             outcome = objective.outcome(student, teacher, batch)
         outcome.loss.backward()
         self.network.accumulate(student)
+
+    def _passes(self, architecture: Architecture, count: int) -> tuple[float, float]:
+        """A step of an attack on a few images, and on the whole batch; by passes of a network that is slow."""
+        if architecture not in self._slow:
+            student = self.network.student(architecture)
+
+            def step(count: int) -> None:
+                labels = self.labels[:count]
+                with autocast(self.trainer.device, self.trainer.precision):
+                    value_and_gradient(student, self.images[:count], lambda logits, _: cross_entropy(logits, labels))
+
+            more = min(4 * count, self.batch_size)
+            few, many = self._once(step, count), self._once(step, more)
+            slope = max(many - few, 0.0) / (more - count)
+            self._slow[architecture] = few, few + slope * (self.batch_size - count)
+        return self._slow[architecture]
 
     def _teach(self, count: int) -> None:
         with torch.no_grad(), autocast(self.trainer.device, self.trainer.precision):
@@ -251,8 +271,9 @@ class _Estimate:
         return count, 1 + slope * (self.batch_size - count) / seconds, seconds
 
     def _timed(self, call: Callable[[int], None], count: int) -> float:
-        """The shorter of two calls: what disturbs one of them makes it longer."""
-        return min(self._once(call, count) for _ in range(2))
+        """The shorter of two calls: the first prepares kernels, and what disturbs one of them makes it longer."""
+        first = self._once(call, count)
+        return first if first > LONGEST else min(first, self._once(call, count))
 
     def _once(self, call: Callable[[int], None], count: int) -> float:
         started = time.perf_counter()
