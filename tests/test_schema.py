@@ -41,6 +41,7 @@ WHOLE: dict[str, Any] = {  # every section
     "search": {"images": 10},
     "evaluation": {"attack": {"name": "pgd"}},
     "energy": {"enabled": False},
+    "trackers": ["tensorboard", {"name": "wandb", "mode": "offline"}],
 }
 # Not `true`: that it is read as the number 1 is nothing that an editor should let pass.
 VALUES = (0, 1, 3, 0.5, -1, "3", "8/255", "1e-3", " 0.5 ", "yes", "off", None, "a", "all", [], [2], ["a"], [0.5], {})
@@ -112,6 +113,7 @@ def test_what_is_read_is_accepted() -> None:
         (("phases", 0, "objective"), {"name": "trades", "beta": [3]}),
         (("phases", 0, "sampler"), {"students": 3}),
         (("phases",), []),
+        (("trackers",), [{"name": "wandb", "mde": "online"}]),
     ],
 )
 def test_mistakes_are_marked(place: tuple[str | int, ...], value: Any) -> None:
@@ -126,7 +128,13 @@ def test_mistakes_are_marked(place: tuple[str | int, ...], value: Any) -> None:
 
 def test_names_of_ones_own_are_accepted() -> None:
     phase = {**PHASE, "objective": {"name": "mine", "anything": 1}, "sampler": {"name": "ends", "sides": 2}}
-    values = {**WHOLE, "phases": [phase], "supernet": {"family": "tower", "width": 24}, "imports": ["mine"]}
+    values = {
+        **WHOLE,
+        "phases": [phase],
+        "supernet": {"family": "tower", "width": 24},
+        "imports": ["mine"],
+        "trackers": ["mine", {"name": "mine", "colour": "red"}],
+    }
     assert problems(values) == []
 
 
@@ -145,9 +153,6 @@ def built(kind: str, name: str, given: dict[str, Any], space: SearchSpace) -> An
     config = parse_config({"data": {"name": "digits"}, "threat": {"norm": norm, "eps": 0.1}, "phases": [phase]})
     if kind == "attack":
         return attack(parse_config({**WHOLE, "attack": {"name": name, **given}}).attack, threat_model(config))
-    if kind == "family":
-        shape = (3, 32, 32)
-        return build_supernet(name, num_classes=10, input_shape=shape, **given)
     make = {"objective": phase_objective, "crafting": phase_crafting}.get(kind)
     return phase_sampler(config, 0, space) if make is None else make(config, 0)
 
@@ -164,6 +169,12 @@ def test_options_are_those_that_a_configuration_takes(kind: str, name: str, spac
         pytest.importorskip("timm")
     listed = components.options(kind, name)
     assert all(option.text for option in listed), [option.name for option in listed if not option.text]
+    if kind == "tracker":
+        registry = components.REGISTRIES[kind]
+        assert vars(registry.build(name, {option.name: option.default for option in listed})) == vars(
+            registry.build(name, {})
+        )
+        return
     if kind == "family":  # big networks: their constructor alone
         fixed = {"num_classes": 10, "input_shape": (3, 32, 32)}
         given = {option.name: option.default for option in listed}

@@ -118,6 +118,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespac
         if name.startswith(("WANDB", "MLFLOW")):
             del os.environ[name]
     # Whoever asks for a server elsewhere, in this process or in W&B's own, asks the listener for it.
+    os.environ |= {"WANDB_API_KEY": "a" * 40, "WANDB_INIT_TIMEOUT": "5"}  # a key asks for nothing
     os.environ |= {"HOME": str(home), **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "https_proxy"), listener.address)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", watched)

@@ -14,6 +14,7 @@ from proard.objectives import craftings, objectives
 from proard.registry import Registry
 from proard.samplers import samplers
 from proard.supernet import families
+from proard.trackers import trackers
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "objective": objectives,
@@ -21,6 +22,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "sampler": samplers,
     "crafting": craftings,
     "family": families,
+    "tracker": trackers,
 }
 # What is given by the run, and not by a user's options (see proard/build.py).
 GIVEN = {
@@ -28,6 +30,7 @@ GIVEN = {
     "attack": {"threat", "seed", "targeted"},
     "sampler": {"space", "seed", "steps_per_epoch", "steps"},
     "crafting": set(),
+    "tracker": set(),
     "family": {"num_classes", "input_shape"},
 }
 

@@ -19,6 +19,7 @@ NAMED = {  # kinds of components: the heading of their options, and how the type
     "attack": ("Attacks", "an [attack](#attacks)"),
     "sampler": ("Samplers", "a [sampler](#samplers)"),
     "crafting": ("Crafting", "a [crafting](#craftings)"),
+    "tracker": ("Trackers", "a [tracker](#trackers)"),
 }
 ANCHORS = {"family": "families", "objective": "objectives", "attack": "attacks", "sampler": "samplers"}
 LIMITS = {
@@ -92,7 +93,7 @@ def kind(schema: dict[str, Any], name: str, place: str, inside: type[BaseModel] 
         if issubclass(inside, AttackConfig):
             return NAMED["attack"][1]
         if issubclass(inside, Component):
-            return NAMED[name][1] if name in NAMED else "list of names, or of `{name: ..., option: ...}`"
+            return "list of [trackers](#trackers), or their names" if name == "trackers" else NAMED[name][1]
         within = ".".join(filter(None, (place, name))) + (".N" if name == "phases" else "")
         link = f"[section](#{anchor(within)})"
         return f"list of [sections](#{anchor(within)})" if name == "phases" else link

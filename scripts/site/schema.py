@@ -23,8 +23,7 @@ NUMBER = r"^\s*[-+._\deE]+(\s*/\s*[-+._\deE]+)?\s*$"  # text such as 8/255, or 1
 INTEGER = r"^\s*[-+]?[_\d]+(\.0*)?\s*$"
 BOOLEAN = "^([Tt]([Rr][Uu][Ee])?|[Ff]([Aa][Ll][Ss][Ee])?|[Yy]([Ee][Ss])?|[Nn]([Oo])?|[Oo][Nn]|[Oo][Ff][Ff]|[01])$"
 LIMITS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
-COMPONENT = "#/$defs/Component"
-SECTIONS = {"objective": "Objective", "attack": "Attack", "sampler": "Sampler", "crafting": "Crafting"}
+SECTIONS = {kind: kind.capitalize() for kind in ("objective", "attack", "sampler", "crafting", "tracker")}
 
 
 def schema() -> dict[str, Any]:
@@ -39,15 +38,13 @@ def schema() -> dict[str, Any]:
         phase[kind]["$ref"] = reference(kind)
     definitions["TeacherConfig"]["properties"]["objective"]["anyOf"][0]["$ref"] = reference("objective")
     definitions["TeacherConfig"] = {"anyOf": [definitions["TeacherConfig"], {"type": "string"}]}
-    for field in made["properties"].values():
-        if field.get("items") == {"$ref": COMPONENT}:  # a list of names, some with options
-            field["items"] = {"anyOf": [{"$ref": COMPONENT}, {"type": "string"}]}
+    listed = made["properties"]["trackers"]  # names, some with options
+    listed["items"] = {"anyOf": [known(REGISTRIES["tracker"].names(), "Which."), {"$ref": reference("tracker")}]}
     plain = accept_text(made)
     text = json.dumps(plain).replace("#/$defs/AttackConfig", reference("attack"))
     plain = json.loads(text)
-    del plain["$defs"]["AttackConfig"]
-    if COMPONENT not in text:
-        del plain["$defs"]["Component"]
+    for unused in ("AttackConfig", "Component"):
+        del plain["$defs"][unused]
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Configuration of proard",
