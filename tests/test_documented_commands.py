@@ -6,12 +6,13 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from documented import parsing, world
+from documented import parsing, shapes, world
 from documented.pages import PAGES, ROOT, Fault, blocks, mentioned
 from documented.playing import Player
 from documented.shortening import short_work
@@ -120,3 +121,43 @@ def test_an_exception_is_still_needed(entry: NotRun) -> None:
         assert any(entry.part in command.text for page in pages for command in mentioned(page))
     else:
         assert any(entry.part in block.text for page in pages for block in blocks(page))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "proard extarct",
+        "proard extract --flopz 1M",
+        "proard extract --flops 1 MB",
+        "proard evaluate DIR --attack pdg20",
+        "proard train --config cifar11",
+        "proard train --config cifar10.yaml --set phases.1.epoch=2",
+        "torchrun --nproc=2 -m proard train --config X",
+        "torchrun --nproc-per-node=2 -m -- proard trian",
+        "python scripts/bench_step.py --steeps 3",
+        "python scripts/no_such.py",
+        "bash scripts/no_such.sh",
+        "proard report && proard report --run",
+        "--set phases.1.epoch=2",
+        "--frobnicate",
+        "unknown program",
+    ],
+)
+def test_a_wrong_command_is_a_fault(text: str) -> None:
+    with pytest.raises(Fault):
+        parsing.check(text)
+
+
+@pytest.mark.parametrize(
+    ("shown", "right"),
+    [
+        ("flops-2M  467K  98.9 (97.2-99.6)  359", True),
+        ("flops-2M  ...  359", True),
+        ("flops-2M  467K  98.9 (97.2-99.6)", False),
+        ("params-2M  467K  98.9 (97.2-99.6)  359", False),
+    ],
+)
+def test_numbers_are_free_in_a_shape(shown: str, right: bool) -> None:
+    printed = "student  multiply-adds\nflops-500K   1.19M  8.1 (0.2-9)   20\n"
+    with nullcontext() if right else pytest.raises(Fault):
+        shapes.check_lines([shown], printed)
