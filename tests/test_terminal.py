@@ -311,7 +311,7 @@ def test_steps_of_different_phases_take_different_times(monkeypatch: pytest.Monk
     task.epoch("students 1/1: loss 1.0")
     task.line("  validation: " + ", ".join(f"random{i} 99.9/88.8" for i in range(9)))
     text = capsys.readouterr().out
-    assert text.startswith("teacher 1/1: loss 1.0, 1 min 20 s left\nstudents 1/1: loss 1.0\n  validation: ")
+    assert text.startswith("teacher 1/1: loss 1.0, 1 min left\nstudents 1/1: loss 1.0\n  validation: ")
     assert fits(text)
     assert errors.getvalue() == ""
     resumed = TrainingProgress([10, 10], done=15, quiet=True, pace=[1.0, 4.0])

@@ -83,7 +83,9 @@ class TrainingProgress:
     def epoch(self, text: str) -> None:
         """Print a line that stays, with the time left where no bar shows it."""
         left = self.left if self._bar.disable and self._step < sum(self._steps) else None
-        self.line(text if left is None else f"{text}, {duration(left)} left")
+        if left is not None:
+            text += f", {duration(left if left < 60 else 60 * round(left / 60))} left"
+        self.line(text)
 
     def line(self, text: str) -> None:
         """Print a line that stays."""
