@@ -30,6 +30,13 @@ PLACEHOLDER = re.compile(r"[A-Z_]+|.*\.\.\..*")  # of a value: FILE, N, path/...
 ANY_CONFIGURATION = "quickstart.yaml"  # where a command names one that is not packaged
 
 
+class _OrPlaceholder(tuple[Any, ...]):
+    """Choices of which running text may take any: ``--families FAMILY``."""
+
+    def __contains__(self, value: object) -> bool:
+        return super().__contains__(value) or PLACEHOLDER.fullmatch(str(value)) is not None
+
+
 class Parsed(Exception):
     """Raised in the place of the work, with the values of the options."""
 
@@ -63,7 +70,7 @@ def check_script(text: str) -> None:
         Fault: see `check`.
     """
     _check_syntax("-c", text)
-    joined = text.replace("\\\n", " ")
+    joined = re.sub(r"(^|\s)#.*", "", text).replace("\\\n", " ")
     for found in re.findall(r"(?:torchrun [^\n]*?-m (?:-- )?)?\bproard [a-z][^\n|;&)]*", joined):
         check(found.split("$(")[0])
 
@@ -208,8 +215,9 @@ def _check_python_script(script: str, words: Sequence[str], mention: bool) -> No
     path = ROOT / script
 
     def stop(parser: argparse.ArgumentParser, *arguments: Any) -> None:
-        for action in parser._actions:
-            action.required = action.required and not mention
+        for action in parser._actions if mention else ():
+            action.required = False
+            action.choices = action.choices and _OrPlaceholder(action.choices)
         raise Parsed(parse(parser, *arguments))
 
     parse = argparse.ArgumentParser.parse_args

@@ -29,7 +29,7 @@ MOST = {  # amounts of work
     "search.verify": 2,
     "search.candidates": 1,
     "search.mutations": 0,
-    "evaluation.limit": 20,
+    "evaluation.limit": 10,
     "evaluation.format_images": 10,
     "evaluation.square_queries": 4,
 }
@@ -65,14 +65,16 @@ def short_work() -> Iterator[None]:
     """Whatever reads a configuration file gets it short; so is work whose amount a configuration does not set.
 
     The predictors of `search` are the same ones, with fewer trees and passes; `profile` times each block for
-    `SECONDS_PER_BLOCK` and not for a tenth of a second; the curves of `report` are of `IMAGES_OF_A_CURVE` images.
+    `SECONDS_PER_BLOCK` and not for a tenth of a second; the curves of `report` are of `IMAGES_OF_A_CURVE` images; of
+    AutoAttack, the first attack runs.
     """
+    from proard.attacks import autoattack
     from proard.config import reading
     from proard.latency import profile
     from proard.report import attacked
     from proard.search import predictor
 
-    as_written = reading.parse_config
+    as_written, parts = reading.parse_config, autoattack.parts
     regressors = dict(predictor.REGRESSORS)
 
     def quick(name: str) -> Any:
@@ -84,6 +86,7 @@ def short_work() -> Iterator[None]:
         mock.patch.object(reading, "parse_config", lambda *arguments: shortened(as_written(*arguments))),
         mock.patch.dict(predictor.REGRESSORS, {name: partial(quick, name) for name in regressors}),
         mock.patch.dict(profile.__kwdefaults__, seconds=SECONDS_PER_BLOCK),
+        mock.patch.object(autoattack, "parts", lambda *arguments: parts(*arguments)[:1]),
         mock.patch.object(attacked, "MOST_IMAGES", IMAGES_OF_A_CURVE),
     ):
         yield
