@@ -12,7 +12,8 @@ from proard.alone import Baseline
 from proard.energy import MAKING, known_energy
 from proard.printing import print_baseline
 from proard.run import Run
-from proard.savings import STUDENTS, Spent, savings
+from proard.savings import HEAD, STUDENTS, Spent, savings
+from proard.terminal import table
 
 
 def entry(command: str, seconds: float, kwh: float | None, **more: Any) -> dict[str, Any]:
@@ -154,10 +155,10 @@ def test_what_is_printed(run: Run, capsys: pytest.CaptureFixture[str], monkeypat
     output = capsys.readouterr().out
     found = savings(run, MADE)
     assert found is not None
-    for row in found.rows():
-        assert any(line.split() == row for line in output.splitlines())
-    assert found.conclusion in output
-    assert all(f"- {sentence}" in output for sentence in found.assumptions)
+    assert "\n".join(table([dict(zip(HEAD, row, strict=True)) for row in found.rows()])) in output
+    words = " ".join(output.split())  # sentences are folded
+    assert found.conclusion in words
+    assert all(f"- {sentence}" in words for sentence in found.assumptions)
 
 
 def test_a_card_counts_what_made_the_student(run: Run) -> None:
