@@ -66,7 +66,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("name", "side"), [("imagenet.yaml", 224), ("tiny_imagenet.yaml", 64)])
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        pytest.param("imagenet.yaml", 224, marks=pytest.mark.documentation),  # slower, and much the same
+        ("tiny_imagenet.yaml", 64),
+    ],
+)
 def test_end_to_end(name: str, side: int, images: Path, tmp_path: Path) -> None:
     config = load_config(name, [f"data.root={images}", *SHORT])
     data = load_data(config.data)

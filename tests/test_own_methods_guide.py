@@ -31,6 +31,9 @@ SHORT = {
 }
 
 
+pytestmark = pytest.mark.documentation
+
+
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The module of the guide, in the working directory; its names are forgotten afterwards."""

@@ -30,6 +30,7 @@ def test_everything_is_named() -> None:
     assert named("crafting") == set(craftings.names())
 
 
+@pytest.mark.documentation
 def test_the_configuration_trains(tiny: dict[str, Any], tmp_path: Path) -> None:
     values = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)[0])
     config = {**tiny, **values, "supernet": tiny["supernet"] | values["supernet"]}
@@ -40,6 +41,7 @@ def test_the_configuration_trains(tiny: dict[str, Any], tmp_path: Path) -> None:
     assert sum(entry["sampled"] for entry in rows[1]["bins"]) == 4 * rows[1]["steps"]
 
 
+@pytest.mark.documentation
 @pytest.mark.parametrize(
     "changes",
     [
@@ -59,6 +61,7 @@ def test_the_options_for_conflict_train(changes: dict[str, Any], tiny: dict[str,
     assert read_metrics(run / "metrics.jsonl")[-1]["phase"] == "all"
 
 
+@pytest.mark.documentation
 def test_the_sampler_of_ones_own(tiny: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "my_samplers.py").write_text(re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)[0], encoding="utf-8")
     tiny["imports"] = ["my_samplers"]
