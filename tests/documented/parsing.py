@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
 import re
 import runpy
 import shlex
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -28,6 +30,7 @@ from proard.errors import UserError
 
 PLACEHOLDER = re.compile(r"[A-Z_]+|.*\.\.\..*")  # of a value: FILE, N, path/...
 ANY_CONFIGURATION = "quickstart.yaml"  # where a command names one that is not packaged
+PROGRAMS = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # of this environment first
 
 
 class _OrPlaceholder(tuple[Any, ...]):
@@ -115,7 +118,7 @@ def _check_words(words: Sequence[str], mention: bool) -> None:
         _check_syntax(str(ROOT / rest[0]))
     elif program == "pip" and rest[:1] == ["install"]:
         pass  # extras are checked wherever they are named
-    elif mention or shutil.which(program) is None:
+    elif mention or shutil.which(program, path=PROGRAMS) is None:
         raise Fault(f"'{shlex.join(words)}': nothing is known about '{program}' that could be checked")
 
 
@@ -170,6 +173,9 @@ def _group() -> Any:
 
 def _check_proard(words: Sequence[str], mention: bool) -> None:
     words = [word for word in words if word != "..."]  # further arguments
+    own = {name for parameter in _group().params for name in parameter.opts}
+    if words[:1] and words[0] in own:  # --version, --install-completion: would be carried out, not parsed
+        return
     try:
         _group()(args=list(words) or ["--help"], prog_name="proard", standalone_mode=False)
     except Parsed as parsed:
