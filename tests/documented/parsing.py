@@ -173,9 +173,6 @@ def _group() -> Any:
 
 def _check_proard(words: Sequence[str], mention: bool) -> None:
     words = [word for word in words if word != "..."]  # further arguments
-    own = {name for parameter in _group().params for name in parameter.opts}
-    if words[:1] and words[0] in own:  # --version, --install-completion: would be carried out, not parsed
-        return
     try:
         _group()(args=list(words) or ["--help"], prog_name="proard", standalone_mode=False)
     except Parsed as parsed:
