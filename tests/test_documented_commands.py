@@ -161,3 +161,11 @@ def test_numbers_are_free_in_a_shape(shown: str, right: bool) -> None:
     printed = "student  multiply-adds\nflops-500K   1.19M  8.1 (0.2-9)   20\n"
     with nullcontext() if right else pytest.raises(Fault):
         shapes.check_lines([shown], printed)
+
+
+def test_nothing_is_done_where_a_command_is_only_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for option in ("--install-completion", "--version", "--help", "configs --schema > schema.json"):
+        parsing.check(f"proard {option}")
+    assert not list(tmp_path.iterdir())

@@ -153,22 +153,26 @@ def _refusal(take: Callable[[], None]) -> str | None:
 
 @cache
 def _group() -> Any:
-    """The command line, with commands that raise what they would have been called with."""
+    """The command line, with commands and options that raise what they were called with, in place of doing it."""
     group: Any = typer.main.get_command(app)
 
     def instead(**values: Any) -> None:
         raise Parsed(values)
 
+    def instead_of_option(context: Any, parameter: Any, value: Any) -> Any:
+        if value:
+            raise Parsed({})
+        return value
+
     for command in group.commands.values():
         command.callback = instead
+    for parameter in group.params:  # --version, --install-completion
+        parameter.callback = instead_of_option
     return group
 
 
 def _check_proard(words: Sequence[str], mention: bool) -> None:
     words = [word for word in words if word != "..."]  # further arguments
-    own = {name for parameter in _group().params for name in parameter.opts}
-    if words[:1] and words[0] in own:  # --version, --install-completion: would be carried out, not parsed
-        return
     try:
         _group()(args=list(words) or ["--help"], prog_name="proard", standalone_mode=False)
     except Parsed as parsed:
