@@ -10,27 +10,27 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from proard.common.version import __version__ as __version__
 
 _HOMES = {
-    "baseline": "proard.alone",
+    "baseline": "proard.commands.baseline",
     "build_supernet": "proard.supernet",
-    "evaluate": "proard.evaluation",
-    "extract": "proard.extraction",
-    "load_student": "proard.export",
-    "profile": "proard.latency",
-    "train": "proard.training",
+    "evaluate": "proard.commands.evaluate",
+    "extract": "proard.commands.extract",
+    "load_student": "proard.export.student_directory",
+    "profile": "proard.commands.profile",
+    "train": "proard.commands.train",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 
 if TYPE_CHECKING:
-    from proard.alone import baseline as baseline
-    from proard.evaluation import evaluate as evaluate
-    from proard.export import load_student as load_student
-    from proard.extraction import extract as extract
-    from proard.latency import profile as profile
+    from proard.commands.baseline import baseline as baseline
+    from proard.commands.evaluate import evaluate as evaluate
+    from proard.commands.extract import extract as extract
+    from proard.commands.profile import profile as profile
+    from proard.commands.train import train as train
+    from proard.export.student_directory import load_student as load_student
     from proard.supernet import build_supernet as build_supernet
-    from proard.training import train as train
 
 
 def __getattr__(name: str) -> Any:

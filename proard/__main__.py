@@ -1,6 +1,6 @@
 """``python -m proard`` is the ``proard`` command."""
 
-from proard.cli import main
+from proard.commands.cli import main
 
 if __name__ == "__main__":
     main()

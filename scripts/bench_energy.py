@@ -29,7 +29,7 @@ from benchmark import Table, Way, interleaved, ratios, with_quartiles
 
 from proard import train
 from proard.config import Config, EnergyConfig, load_config
-from proard.energy import EnergyMeter
+from proard.runs.energy import EnergyMeter
 
 START = """
 import resource

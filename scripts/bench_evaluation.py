@@ -26,11 +26,11 @@ from pyautoattack import AutoAttack as Package
 from torch import nn
 
 from proard.attacks import PGD, AutoAttack, ThreatModel
-from proard.build import evaluation_batch_size, threat_model
-from proard.extraction import Extractor
-from proard.folding import fast_copy
-from proard.measurement import measure
-from proard.run import Run
+from proard.commands.extract import Extractor
+from proard.evaluation.accuracy import measure
+from proard.evaluation.fast_copy import fast_copy
+from proard.runs.components import evaluation_batch_size, threat_model
+from proard.runs.run import Run
 
 STEPS = 20
 Batches = list[tuple[torch.Tensor, torch.Tensor]]

@@ -19,7 +19,7 @@ from statistics import median
 
 from benchmark import Table, with_quartiles
 
-from proard.device import resolve_device
+from proard.common.device import resolve_device
 
 CONFIG = """
 data: {{name: {data}, limit: {limit}}}

@@ -14,16 +14,17 @@ from statistics import median
 
 import numpy as np
 
-from proard.budgets import Budget, Limits
-from proard.extraction import Extractor
-from proard.files import atomic_write
-from proard.run import Run, environment
+from proard.commands.extract import Extractor
+from proard.common.environment import environment
+from proard.common.files import atomic_write
+from proard.runs.run import Run
 from proard.search.genotypes import Genotypes
 from proard.search.labels import LabelStore
 from proard.search.nsga2 import nsga2
 from proard.search.population_cost import PopulationCost
 from proard.search.predictor import Predictor, as_values
 from proard.supernet import SearchSpace, families
+from proard.supernet.budgets import Budget, Limits
 
 ARCHITECTURES = 20_000
 DEFAULT_SPACES = ("resnet", "resnet50", "mobilenetv3", "vit")

@@ -34,12 +34,12 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from proard.device import autocast, keep_freed_memory, resolve_device
+from proard.common.device import autocast, keep_freed_memory, resolve_device
 from proard.objectives import Batch
 from proard.supernet import Architecture, Supernet
 from proard.supernet.supernet import leading_slice
-from proard.teachers import BatchTeacher
 from proard.training import Trainer
+from proard.training.teachers import BatchTeacher
 
 EPS = 8 / 255
 SIDE = 2048  # of the matrices whose product measures the machine

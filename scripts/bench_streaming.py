@@ -17,9 +17,9 @@ from statistics import median
 import torch
 from benchmark import Table
 
+from proard.common.device import resolve_device
 from proard.config import DataConfig
 from proard.data import ImageSet, load_data
-from proard.device import resolve_device
 
 BATCH = 64
 

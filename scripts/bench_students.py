@@ -23,7 +23,7 @@ from typing import Any
 from benchmark import Table, interleaved, ratios, train_on, trainer, with_quartiles
 
 from proard import extract
-from proard.device import keep_freed_memory, peak_memory, resolve_device
+from proard.common.device import keep_freed_memory, peak_memory, resolve_device
 from proard.supernet import Architecture, SearchSpace
 
 COUNTS = (1, 2, 4, 8)

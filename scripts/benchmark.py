@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from proard.common.environment import environment
+from proard.common.files import atomic_write, write_json
 from proard.config import Config
 from proard.data import DataSplits, ImageSet
-from proard.files import atomic_write, write_json
-from proard.run import Run, environment
+from proard.runs.run import Run
 from proard.samplers import Sampler
 from proard.supernet import Architecture
 from proard.training import Trainer

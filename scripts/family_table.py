@@ -17,10 +17,10 @@ from typing import Any
 from measure_ends import measure_ends
 
 from proard import train
+from proard.common.environment import environment
 from proard.config import Config, load_config
-from proard.cost import Cost
-from proard.run import environment
 from proard.supernet import families
+from proard.supernet.cost import Cost
 
 # Small versions of every family; a family that is not named here is trained with its defaults.
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -22,13 +22,13 @@ from typing import Any
 
 from proard import evaluate, extract, train
 from proard.attacks import ThreatModel
-from proard.build import evaluation_batches
+from proard.common.device import resolve_device
+from proard.common.environment import environment
 from proard.config import DataConfig
 from proard.data import DataSplits, load_data
-from proard.device import resolve_device
-from proard.diagnostics import diagnose
-from proard.export import load_student
-from proard.run import environment
+from proard.evaluation.transfer import diagnose
+from proard.export.student_directory import load_student
+from proard.runs.components import evaluation_batches
 
 DATA: dict[str, dict[str, Any]] = {
     "fashion_mnist": {"eps": 0.05, "options": {}},

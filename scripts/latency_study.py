@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from proard.files import atomic_write, write_json
-from proard.latency import Execution, LatencyTable, profile_supernet
-from proard.latency.execution import DTYPES, RUNTIMES
-from proard.run import environment
+from proard.common.environment import environment
+from proard.common.files import atomic_write, write_json
+from proard.evaluation.latency import Execution, LatencyTable, profile_supernet
+from proard.evaluation.latency.execution import DTYPES, RUNTIMES
 from proard.supernet import build_supernet
 
 FAMILIES = ("resnet", "resnet50", "mobilenetv3", "vit")

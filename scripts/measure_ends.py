@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from proard import build
-from proard.build import evaluation_batches, threat_model
-from proard.cost import Cost
-from proard.evaluation import Accuracy, measure
-from proard.extraction import Extractor
-from proard.run import Run
+from proard.commands.extract import Extractor
+from proard.evaluation.accuracy import Accuracy, measure
+from proard.runs import components
+from proard.runs.components import evaluation_batches, threat_model
+from proard.runs.run import Run
 from proard.supernet import Architecture, SearchSpace
+from proard.supernet.cost import Cost
 
 
 def ends(space: SearchSpace) -> dict[str, Architecture]:
@@ -27,7 +27,7 @@ def measure_ends(run: Path, limit: int | None = None) -> dict[str, tuple[Cost, A
     """Cost, clean and robust accuracy (the attack of `evaluation` in the run's configuration) of the three."""
     extractor = Extractor(Run(run), quiet=True)
     config, space = extractor.config, extractor.supernet.space
-    attack = build.attack(config.evaluation.attack, threat_model(config), "evaluation.attack")
+    attack = components.attack(config.evaluation.attack, threat_model(config), "evaluation.attack")
     images = extractor.data.test.subset(limit, config.seed)
     results = {}
     for name, architecture in ends(space).items():

@@ -20,11 +20,11 @@ import torch
 from torch import nn
 
 from proard.attacks import PGD, ThreatModel
-from proard.device import autocast, resolve_device, resolve_precision
+from proard.common.device import autocast, resolve_device, resolve_precision
+from proard.common.environment import environment
 from proard.objectives import Batch, Objective, objectives
-from proard.run import environment
 from proard.supernet import build_supernet
-from proard.teachers import BatchTeacher
+from proard.training.teachers import BatchTeacher
 
 INPUT_SHAPE, CLASSES = (3, 32, 32), 10
 SPACE: dict[str, Any] = {"widths": (32, 64, 128), "blocks": (1, 1, 1), "dropout": 0.0}

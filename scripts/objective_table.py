@@ -20,9 +20,9 @@ from typing import Any
 from family_table import spread
 
 from proard import evaluate, extract, train
+from proard.common.environment import environment
 from proard.config import load_config
 from proard.objectives import objectives
-from proard.run import environment
 
 ATTACKS = ["pgd20", "autoattack"]
 # Temperatures of 30 are for a scale that averages over classes; see the objectives' docstrings.

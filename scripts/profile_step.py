@@ -24,11 +24,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from proard.config import load_config
 from proard.data import augment, load_data
-from proard.run import Run
+from proard.runs.run import Run
 from proard.supernet import Supernet
-from proard.teachers import BatchTeacher
 from proard.training import Trainer
 from proard.training import trainer as loop
+from proard.training.teachers import BatchTeacher
 
 PARTS = {
     "data": "read, move and augment a batch",

@@ -28,10 +28,11 @@ import torch
 
 from proard import train
 from proard.attacks import Attack, ThreatModel, attacks
-from proard.build import evaluation_batches
-from proard.evaluation import measure
-from proard.extraction import Extractor
-from proard.run import Run, environment
+from proard.commands.extract import Extractor
+from proard.common.environment import environment
+from proard.evaluation.accuracy import measure
+from proard.runs.components import evaluation_batches
+from proard.runs.run import Run
 from proard.supernet import Architecture, SearchSpace
 
 WIDTHS = {

@@ -27,13 +27,15 @@ import numpy as np
 import yaml
 from pymoo.indicators.hv import HV
 
+from proard.commands.search import search
+from proard.common.environment import environment
+from proard.common.files import write_json
 from proard.data import sequential_batches
-from proard.evaluation import measure
-from proard.files import write_json
-from proard.run import Run, environment
-from proard.search import search
+from proard.evaluation.accuracy import measure
+from proard.runs.run import Run
+from proard.runs.trained_run import TrainedRun
 from proard.search.front import undominated
-from proard.search.labeller import Labeller, TrainedRun
+from proard.search.labeller import Labeller
 from proard.search.selection import Label
 from proard.supernet import Architecture, SearchSpace
 

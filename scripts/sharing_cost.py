@@ -19,9 +19,10 @@ import torch
 from benchmark import interleaved, ratios, with_quartiles
 from sampler_study import ARMS, BASE, SANDWICH, Study
 
+from proard.common.environment import environment
 from proard.config import Config
 from proard.data import load_data
-from proard.run import Run, environment
+from proard.runs.run import Run
 from proard.training import Trainer
 
 TIMED = [

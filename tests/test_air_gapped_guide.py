@@ -56,7 +56,7 @@ def test_no_command_reaches_for_the_network(tmp_path: Path) -> None:
 
 
 def test_a_connection_would_be_noticed(tmp_path: Path) -> None:
-    attempt = PROGRAM.replace("from proard.cli import main", "import urllib.request").split("for command")[0]
+    attempt = PROGRAM.replace("from proard.commands.cli import main", "import urllib.request").split("for command")[0]
     attempt += "try:\n    urllib.request.urlopen('http://127.0.0.1:9')\nexcept OSError:\n    pass\n"
     attempt += "assert not tried, tried\n"
     done = subprocess.run([sys.executable, "-c", attempt], capture_output=True, text=True, timeout=60)

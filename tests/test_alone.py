@@ -11,14 +11,16 @@ import pytest
 import torch
 
 from proard import load_student, train
-from proard.alone import alone_config, baseline, finetune, teacher_of
-from proard.budgets import Budget
+from proard.commands.baseline import baseline
+from proard.commands.extract import extract
+from proard.commands.finetune import finetune
+from proard.commands.single_student import alone_config, teacher_of
+from proard.common.errors import UserError
 from proard.config import TeacherConfig, parse_config
-from proard.errors import UserError
-from proard.export import read_card
-from proard.extraction import extract
-from proard.run import Run, read_metrics
-from proard.training.checkpoint import load_checkpoint
+from proard.export.student_directory import read_card
+from proard.runs.checkpoint import load_checkpoint
+from proard.runs.run import Run, read_metrics
+from proard.supernet.budgets import Budget
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,7 @@ def test_what_is_done_is_not_done_again(run: Path, compared: dict[str, Any], mon
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("proard.alone.train", refuse)
+    monkeypatch.setattr("proard.commands.single_student.train", refuse)
     assert (
         baseline([Budget.parse("flops", "400K")], run=run, quiet=True).as_dict()["comparisons"]
         == compared["comparisons"][:1]

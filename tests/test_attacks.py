@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from proard.attacks import PGD, ThreatModel, fgsm, maximise
+from proard.attacks.losses import cross_entropy, kl_divergence, margin
 from proard.attacks.threat import per_image_norm
-from proard.losses import cross_entropy, kl_divergence, margin
 
 THREATS = [ThreatModel("linf", 0.05), ThreatModel("l2", 0.5)]
 

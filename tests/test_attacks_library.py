@@ -39,9 +39,9 @@ from proard.attacks import (
 )
 from proard.attacks.apgd import checkpoints, dlr, targeted_dlr
 from proard.attacks.autoattack import parts
+from proard.attacks.losses import margin
 from proard.attacks.threat import per_image_norm
-from proard.errors import UserError
-from proard.losses import margin
+from proard.common.errors import UserError
 
 needs_autoattack = pytest.mark.skipif(
     importlib.util.find_spec("pyautoattack") is None, reason="pyautoattack is not installed"

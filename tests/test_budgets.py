@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proard.budgets import KINDS, Budget, parse_budgets, short, short_time
-from proard.cost import Cost
-from proard.errors import UserError
+from proard.common.errors import UserError
+from proard.common.units import short, short_time
+from proard.supernet.budgets import KINDS, Budget, parse_budgets
+from proard.supernet.cost import Cost
 
 COST = Cost(
     multiply_adds=2_010_000,

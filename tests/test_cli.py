@@ -18,9 +18,9 @@ import torch
 import yaml
 
 import proard
-from proard.cli import main
+from proard.commands.cli import main
 from proard.config import packaged_configs
-from proard.export import FORMATS
+from proard.export.student_directory import FORMATS
 
 Capture = pytest.CaptureFixture[str]
 
@@ -167,7 +167,7 @@ def test_what_happens_while_a_command_runs(
     def stop(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("proard.extraction.choose", stop)
+    monkeypatch.setattr("proard.commands.extract.choose", stop)
     assert exit_code("extract", "--flops", "1G", "--quiet") == code
     errors = capsys.readouterr().err.split("\n")
     assert [line for line in errors if line] == [
@@ -182,7 +182,7 @@ def test_an_error_of_ours_is_not_hidden(run: Path, monkeypatch: pytest.MonkeyPat
     def bug(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("proard.extraction.choose", bug)
+    monkeypatch.setattr("proard.commands.extract.choose", bug)
     with pytest.raises(ZeroDivisionError):
         main(["extract", "--flops", "1G", "--quiet"])
 
@@ -266,7 +266,7 @@ def test_help_lists_the_commands(capsys: Capture, arguments: list[str]) -> None:
 
 
 def test_the_module_is_the_command() -> None:
-    for arguments in (["-m", "proard"], ["-c", "from proard.cli import main; main()"]):
+    for arguments in (["-m", "proard"], ["-c", "from proard.commands.cli import main; main()"]):
         result = python(*arguments, "--version")
         assert (result.returncode, result.stdout, result.stderr) == (0, f"proard {proard.__version__}\n", "")
     result = python("-m", "proard", "evaluate", "nowhere")
@@ -278,7 +278,7 @@ def test_the_module_is_the_command() -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["configs"], ["--version"]])
 def test_light_commands_do_not_import_torch(arguments: list[str]) -> None:
     code = (
-        "import sys\nfrom proard.cli import main\n"
+        "import sys\nfrom proard.commands.cli import main\n"
         f"try:\n    main({arguments})\nexcept SystemExit as left:\n    assert left.code == 0\n"
         "assert not {'torch', 'torchvision', 'sklearn', 'codecarbon', 'pandas'} & set(sys.modules)"
     )

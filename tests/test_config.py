@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from proard.attacks import APGDCE, MIFGSM, NFGSM, PGD, Attack, ThreatModel
-from proard.build import attack, check_phases, threat_model, training_attack
+from proard.common.errors import UserError
 from proard.config import Config, find_config, load_config, packaged_configs, parse_config
-from proard.errors import UserError
+from proard.runs.components import attack, threat_model
 from proard.supernet import build_supernet
+from proard.training.phases import check_phases, training_attack
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").rglob("*.yaml"))
 SHAPES = {  # of the known sets: image shape and number of classes

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from proard.attacks import PGD, ThreatModel, attacks
+from proard.attacks.losses import cross_entropy
 from proard.attacks.pgd import maximise
+from proard.common.errors import UserError
 from proard.config import parse_config
 from proard.data import load_data
-from proard.errors import UserError
-from proard.losses import cross_entropy
 from proard.objectives import RSLAD, TRADES, Batch, Crafting, craftings
-from proard.run import Run
+from proard.runs.run import Run
 from proard.training.trainer import Trainer
 
 THREAT = ThreatModel("linf", 0.1)

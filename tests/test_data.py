@@ -20,12 +20,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proard.common.errors import UserError
 from proard.config import AugmentationConfig, DataConfig
 from proard.data import ImageSet, augment, epoch_batches, load_data, sequential_batches
 from proard.data.sets import default_root
 from proard.data.splits import SMALLEST_STD, split_indices
 from proard.data.stratify import stratified_sample
-from proard.errors import UserError
 
 
 @pytest.fixture(autouse=True)

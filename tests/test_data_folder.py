@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from proard.common.errors import UserError
 from proard.config import DataConfig
 from proard.data import DataSplits, ImageSet, StreamedImageSet, load_data, sequential_batches
 from proard.data import folder as folder_module
 from proard.data.decode import decode_image
-from proard.errors import UserError
 
 SIZE = 8
 

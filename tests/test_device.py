@@ -28,7 +28,7 @@ def test_freed_memory_is_handed_out_again():
     assert found[0] < 1000 < found[1]  # pages that the system had to clear: none of 131072, or all
 
 
-PEAK = "import torch; from proard.device import peak_memory; print(peak_memory(torch.device('cpu')))"
+PEAK = "import torch; from proard.common.device import peak_memory; print(peak_memory(torch.device('cpu')))"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak may be that of the process before")

@@ -18,11 +18,14 @@ from torch.nn import functional
 
 from proard import extract, load_student
 from proard.attacks import PGD, Attack, ThreatModel
-from proard.build import evaluation_batches
-from proard.cli import main
+from proard.commands.cli import main
+from proard.commands.evaluate import DIAGNOSTICS
+from proard.common.errors import UserError
+from proard.common.files import sha256
 from proard.config import DataConfig
 from proard.data import load_data
-from proard.diagnostics import (
+from proard.evaluation.accuracy import Accuracy, measure
+from proard.evaluation.transfer import (
     ROBUST_LOSS,
     Diagnostics,
     Expansion,
@@ -36,14 +39,11 @@ from proard.diagnostics import (
     transfer_bound,
     worst_loss,
 )
-from proard.diagnostics.curve import scaled
-from proard.diagnostics.expansion import align
-from proard.diagnostics.results import NOT_A_CERTIFICATE
-from proard.errors import UserError
-from proard.evaluation import DIAGNOSTICS
-from proard.export import FORMATS, WEIGHTS
-from proard.files import sha256
-from proard.measurement import Accuracy, measure
+from proard.evaluation.transfer.curve import scaled
+from proard.evaluation.transfer.expansion import align
+from proard.evaluation.transfer.results import NOT_A_CERTIFICATE
+from proard.export.student_directory import FORMATS, WEIGHTS
+from proard.runs.components import evaluation_batches
 
 THREATS = [ThreatModel("linf", 0.1), ThreatModel("l2", 0.3)]
 # A corner of the linf ball is reached at once; the direction of l2 steps halves its error with every step of size eps.
@@ -491,7 +491,7 @@ def test_bounds_that_an_attack_contradicts_are_counted(
     def found_nothing(*arguments: Any, **options: Any) -> Expansion:
         return replace(expand(*arguments, **options), local_linearity=torch.zeros(len(arguments[1])))
 
-    monkeypatch.setattr("proard.diagnostics.diagnosis.expand", found_nothing)
+    monkeypatch.setattr("proard.evaluation.transfer.diagnosis.expand", found_nothing)
     threat, attack = ThreatModel("linf", 0.2), PGD(ThreatModel("linf", 0.2), steps=5)
     found = diagnose(student, None, digits[:1], threat, attack=attack, radii=[], steps=1, restarts=1, seed=4).student
     x, y = digits[0]

@@ -16,16 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_families import SMALL_FAMILIES
 
-from proard.cost import Cost
-from proard.drawing import CLEAN, MUTED, ROBUST, Series, accuracy_svg, in_words, stages
-from proard.evaluation import Evaluation
-from proard.extraction import Extracted
-from proard.measurement import Measurement, RobustAccuracy
-from proard.registry import Registry
-from proard.results import Accuracy, Results
+from proard.commands.evaluate import Evaluation
+from proard.commands.extract import Extracted
+from proard.commands.results import Accuracy, Results
+from proard.common.registry import Registry
+from proard.common.svg import CLEAN, MUTED, ROBUST, Series, accuracy_svg, in_words, stages
+from proard.evaluation.accuracy import Measurement, RobustAccuracy
 from proard.search.front import Front, Point
 from proard.search.selection import Label
 from proard.supernet import Architecture, Decision, SearchSpace, Supernet, build_supernet, families
+from proard.supernet.cost import Cost
 
 HOSTILE = "</svg><script>hacked=1</script><img src=x onerror=alert(1)>\"'&"
 FAMILIES = {name: families.build(name, {"num_classes": 10, "input_shape": (3, 32, 32)}) for name in SMALL_FAMILIES}

@@ -18,9 +18,7 @@ from torch import nn
 
 from proard import train
 from proard.attacks import FGSM, ThreatModel
-from proard.config import parse_config
-from proard.data import load_data
-from proard.distributed import (
+from proard.common.distributed import (
     first_one_first,
     from_first,
     gathered,
@@ -32,12 +30,14 @@ from proard.distributed import (
     sum_over_ranks,
     world_size,
 )
-from proard.errors import UserError
-from proard.measurement import measure
-from proard.run import Run
-from proard.trackers import trackers
+from proard.common.errors import UserError
+from proard.config import parse_config
+from proard.data import load_data
+from proard.evaluation.accuracy import measure
+from proard.runs.checkpoint import load_checkpoint
+from proard.runs.run import Run
+from proard.runs.trackers import trackers
 from proard.training import Trainer
-from proard.training.checkpoint import load_checkpoint
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
 TORCHRUN += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]  # a free port, so that tests can run side by side
@@ -71,10 +71,10 @@ def test_alone_everything_is_as_if_there_were_no_others() -> None:
 def test_shares_are_all_of_it_and_almost_equal(monkeypatch: pytest.MonkeyPatch) -> None:
     for count in (1, 7, 64):
         for ranks in (1, 2, 3, 5):
-            monkeypatch.setattr("proard.distributed.world_size", lambda ranks=ranks: ranks)
+            monkeypatch.setattr("proard.common.distributed.world_size", lambda ranks=ranks: ranks)
             parts = []
             for here in range(ranks):
-                monkeypatch.setattr("proard.distributed.rank", lambda here=here: here)
+                monkeypatch.setattr("proard.common.distributed.rank", lambda here=here: here)
                 parts.append(list(range(count))[share(count)])
             assert [index for part in parts for index in part] == list(range(count))
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
@@ -233,9 +233,11 @@ def test_evaluation_is_spread_over_the_ranks(monkeypatch: pytest.MonkeyPatch) ->
     whole = measure(network, batches, attacks)
     assert 0 < whole.robust["fgsm"].correct < whole.clean.correct == 8
     counts: list[Any] = []
-    monkeypatch.setattr("proard.measurement.gathered", lambda value: counts.append(value) or [value])
+    monkeypatch.setattr("proard.evaluation.accuracy.gathered", lambda value: counts.append(value) or [value])
     for here in (0, 1):
-        monkeypatch.setattr("proard.measurement.share", lambda n, here=here: slice(n * here // 2, n * (here + 1) // 2))
+        monkeypatch.setattr(
+            "proard.evaluation.accuracy.share", lambda n, here=here: slice(n * here // 2, n * (here + 1) // 2)
+        )
         measure(network, batches, attacks, spread=True)
-    monkeypatch.setattr("proard.measurement.gathered", lambda value: counts)
+    monkeypatch.setattr("proard.evaluation.accuracy.gathered", lambda value: counts)
     assert measure(network, batches, attacks, spread=True) == whole

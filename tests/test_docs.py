@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 import proard
-from proard.build import check_phases, training_attack
 from proard.config import parse_config
 from proard.supernet import build_supernet
+from proard.training.phases import check_phases, training_attack
 
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "scripts" / "site"

@@ -12,10 +12,10 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from proard import energy
+from proard.common.errors import UserError
 from proard.config import EnergyConfig
-from proard.energy import WORLD_AVERAGE, EnergyMeter
-from proard.errors import UserError
+from proard.runs import energy
+from proard.runs.energy import WORLD_AVERAGE, EnergyMeter
 
 
 def measure(path: Path, config: EnergyConfig, command: str = "train") -> dict:
@@ -277,7 +277,7 @@ def test_the_hardware_is_found_out_in_the_background_and_once(tmp_path, monkeypa
 
 def test_a_process_that_ends_early_says_so_at_once_and_leaves_nothing(tmp_path):
     """A thread that is finding out the hardware must not outlive the interpreter."""
-    code = "from proard.energy import *; EnergyMeter(EnergyConfig(), None, 'x'); raise UserError('wrong')"
+    code = "from proard.runs.energy import *; EnergyMeter(EnergyConfig(), None, 'x'); raise UserError('wrong')"
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr.strip().endswith("UserError: wrong")

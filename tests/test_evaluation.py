@@ -34,14 +34,14 @@ from proard.attacks import (
     named_attack,
 )
 from proard.attacks.presets import COUNTED, PRESETS
-from proard.build import evaluation_batches
-from proard.cli import main
+from proard.commands.cli import main
+from proard.common.errors import UserError
 from proard.config import DataConfig
 from proard.data import load_data
-from proard.errors import UserError
-from proard.export import load_student
-from proard.masking import MEANINGS, Finding, check_masking
-from proard.measurement import Accuracy, Measurement, RobustAccuracy, measure
+from proard.evaluation.accuracy import Accuracy, Measurement, RobustAccuracy, measure
+from proard.evaluation.gradient_masking import MEANINGS, Finding, check_masking
+from proard.export.student_directory import load_student
+from proard.runs.components import evaluation_batches
 
 LINF, L2 = ThreatModel("linf", 0.1), ThreatModel("l2", 0.7)
 needs_autoattack = pytest.mark.skipif(
@@ -419,7 +419,7 @@ def test_the_command_checks_for_masking(
         asked.append((sum(len(labels) for _, labels in batches), threat))
         return found
 
-    monkeypatch.setattr("proard.evaluation.check_masking", check)
+    monkeypatch.setattr("proard.commands.evaluate.check_masking", check)
     arguments = ("evaluate", str(student), "--attack", "fgsm", "--limit", "20", "--check")
     code, text, _ = output(capsys, *arguments)
     assert code == 0

@@ -17,11 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import proard.export
+import proard.export.student_directory
 from proard import extract, load_student
-from proard.errors import UserError
-from proard.export import FORMATS, check_formats, describe, read_card, write_student
-from proard.files import sha256
+from proard.common.errors import UserError
+from proard.common.files import sha256
+from proard.export.student_directory import FORMATS, check_formats, describe, read_card, write_student
 from proard.supernet import build_supernet
 
 
@@ -289,7 +289,7 @@ def test_a_student_is_readable_for_others(student_directory: Path) -> None:
 def test_formats_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="did you mean 'onnx'"):
         check_formats(["pt2", "onxx"])
-    monkeypatch.setattr(proard.export, "find_spec", lambda name: None)
+    monkeypatch.setattr(proard.export.student_directory, "find_spec", lambda name: None)
     check_formats(["pt2", "safetensors"])
     for name, package, extra in (
         ("onnx", "onnx", "onnx"),

@@ -17,23 +17,23 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from torch.utils.flop_counter import FlopCounterMode
 
-import proard.extraction
+import proard.commands.extract
 import proard.search.labeller
 from proard import evaluate, extract, load_student
-from proard.attacks import PGD, ThreatModel
-from proard.budgets import KINDS, Budget
-from proard.build import supernet_for
+from proard.attacks import PGD, ThreatModel, attack_as_dict, attack_from_dict, named_attack
+from proard.commands.extract import Extracted
+from proard.common.errors import UserError
 from proard.config import DataConfig, parse_config
-from proard.cost import Cost
 from proard.data import load_data
-from proard.errors import UserError
-from proard.evaluation import Accuracy, attack_as_dict, attack_from_dict, measure, named_attack
-from proard.export import FORMATS
-from proard.extraction import Extracted
-from proard.run import Run
+from proard.evaluation.accuracy import Accuracy, measure
+from proard.export.student_directory import FORMATS
+from proard.runs.checkpoint import load_checkpoint, save_checkpoint
+from proard.runs.components import supernet_for
+from proard.runs.run import Run
 from proard.search.labeller import Labeller
 from proard.supernet import SearchSpace
-from proard.training.checkpoint import load_checkpoint, save_checkpoint
+from proard.supernet.budgets import KINDS, Budget
+from proard.supernet.cost import Cost
 
 FIELDS = {"flops": "multiply_adds", "params": "parameters", "memory": "peak_activation_bytes", "size": "file_bytes"}
 UNITS = {"flops": "", "params": "", "memory": "B", "size": "B"}
@@ -178,7 +178,7 @@ def test_test_images_are_not_read_before_the_choice(
             log.append("test")
             return getattr(self.images, name)
 
-    original_load, original_choose = proard.search.labeller.load_data, proard.extraction.choose
+    original_load, original_choose = proard.search.labeller.load_data, proard.commands.extract.choose
 
     def load(config: DataConfig) -> Any:
         data = original_load(config)
@@ -190,7 +190,7 @@ def test_test_images_are_not_read_before_the_choice(
         return chosen
 
     monkeypatch.setattr(proard.search.labeller, "load_data", load)
-    monkeypatch.setattr(proard.extraction, "choose", choose)
+    monkeypatch.setattr(proard.commands.extract, "choose", choose)
     extract(flops=middle(space, "flops"), run=run, out=tmp_path, quiet=True)
     assert log[0] == "chosen"
     assert "test" in log
@@ -201,7 +201,7 @@ def test_the_choice_is_the_best_of_what_was_measured_and_nothing_is_measured_twi
 ) -> None:
     labels: list[dict[Any, Any]] = []
     measured: Counter[Any] = Counter()
-    original_label, original_init = Labeller.__call__, proard.extraction.Extractor.__init__
+    original_label, original_init = Labeller.__call__, proard.commands.extract.Extractor.__init__
 
     def count(self: Labeller, architecture: Any) -> Any:
         measured[architecture] += 1
@@ -212,7 +212,7 @@ def test_the_choice_is_the_best_of_what_was_measured_and_nothing_is_measured_twi
         labels.append(self.labels)
 
     monkeypatch.setattr(Labeller, "__call__", count)
-    monkeypatch.setattr(proard.extraction.Extractor, "__init__", init)
+    monkeypatch.setattr(proard.commands.extract.Extractor, "__init__", init)
     budgets = [("flops", middle(space, "flops")), ("params", middle(space, "params")), ("flops", "1G")]
     students = extract(budgets, run=run, out=tmp_path, quiet=True)
     assert set(measured.values()) == {1}
@@ -392,7 +392,7 @@ def test_evaluate_never_downloads_and_says_how_to_name_the_place(
         asked.append(settings)
         return load_data(settings)
 
-    monkeypatch.setattr("proard.evaluation.load_data", load)
+    monkeypatch.setattr("proard.commands.evaluate.load_data", load)
     for data in ({"name": "digits", "download": True}, {"name": "cifar10", "root": "/nowhere", "download": True}):
         (copy / "student.json").write_text(json.dumps({**students["flops"].card, "data": data}))
         if data["name"] == "digits":

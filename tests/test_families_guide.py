@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from proard.budgets import short
+from proard.common.units import short
 from proard.supernet import Supernet, build_supernet
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "guides" / "families.md").read_text(encoding="utf-8")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from proard import files
-from proard.errors import UserError
-from proard.files import (
+from proard.common import files
+from proard.common.errors import UserError
+from proard.common.files import (
     RunLock,
     append_line,
     atomic_directory,
@@ -285,7 +285,7 @@ def test_lock_keeps_a_second_holder_out(tmp_path):
 @needs_locks
 def test_lock_is_released_when_its_process_is_killed(tmp_path):
     code = (
-        "import sys, time; from proard.files import RunLock; lock = RunLock(sys.argv[1]).__enter__(); "
+        "import sys, time; from proard.common.files import RunLock; lock = RunLock(sys.argv[1]).__enter__(); "
         "print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:

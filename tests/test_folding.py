@@ -9,8 +9,8 @@ from torch import nn
 
 from proard.attacks import PGD, ThreatModel
 from proard.attacks.steps import images_are_apart
-from proard.folding import fast_copy
-from proard.measurement import measure
+from proard.evaluation.accuracy import measure
+from proard.evaluation.fast_copy import fast_copy
 from proard.supernet import build_supernet
 
 
@@ -101,6 +101,6 @@ def test_measurements_are_those_of_the_network(monkeypatch: pytest.MonkeyPatch) 
     batches = [(x[:9], labels[:9] % 5), (x[9:], labels[9:] % 5)]
     attacks = {"pgd": PGD(ThreatModel("linf", 0.2), steps=5)}
     fast = measure(student, batches, attacks)
-    monkeypatch.setattr("proard.measurement.fast_copy", lambda network, _: network)
+    monkeypatch.setattr("proard.evaluation.accuracy.fast_copy", lambda network, _: network)
     assert fast == measure(student, batches, attacks)
     assert 0 < fast.robust["pgd"].correct < fast.clean.correct < 16

@@ -16,16 +16,16 @@ import torch
 from small_families import SMALL_FAMILIES
 from torch import nn
 
-import proard.formats.evaluation as evaluation
-import proard.formats.onnx as onnx_format
+import proard.export.formats.evaluation as evaluation
+import proard.export.formats.onnx as onnx_format
 from proard.attacks import PGD, Square, ThreatModel
-from proard.errors import UserError
-from proard.export import describe, write_student
-from proard.files import sha256
-from proard.formats import FORMATS, ExportError, FormatChecks, Source
-from proard.formats.base import Runner, require_agreement
-from proard.formats.evaluation import combine
-from proard.formats.quantisation import quantise
+from proard.common.errors import UserError
+from proard.common.files import sha256
+from proard.export.formats import FORMATS, ExportError, FormatChecks, Source
+from proard.export.formats.base import Runner, require_agreement
+from proard.export.formats.evaluation import combine
+from proard.export.formats.quantisation import quantise
+from proard.export.student_directory import describe, write_student
 from proard.supernet import build_supernet
 from proard.supernet.families.mobilenet_spaces import MobileNetV2Family, MobileNetV3Family, ProxylessFamily
 
@@ -413,7 +413,7 @@ def test_the_model_card_has_a_table(resnet: SimpleNamespace) -> None:
     assert f"{100 * entry['robust']['lowest']['accuracy']:.1f} %" in row
     assert "8 queries of Square Attack" in text
     assert "kWh" not in text
-    from proard.model_card import model_card
+    from proard.export.model_card import model_card
 
     assert "| energy | 0.012 kWh, 0.0057 kg" in model_card(
         {**resnet.card, "energy": {"kwh": 0.012, "kg_co2eq": 0.0057}}
@@ -493,7 +493,7 @@ def test_executorch(resnet: SimpleNamespace, tmp_path: Path) -> None:
 
 
 def test_a_damaged_int8_file_is_found(copy: Path) -> None:
-    from proard.export import read_card
+    from proard.export.student_directory import read_card
 
     data = bytearray((copy / "student.int8.onnx").read_bytes())
     data[len(data) // 2] ^= 1

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-import proard.hub
-from proard.errors import Stopped, UserError
-from proard.files import sha256
-from proard.hub import push, push_all, repository_name
+import proard.export.hub
+from proard.common.errors import Stopped, UserError
+from proard.common.files import sha256
+from proard.export.hub import push, push_all, repository_name
 
 pytest.importorskip("huggingface_hub")
 
@@ -114,7 +114,7 @@ def test_a_student_arrives_whole_and_nothing_else_does(server: SimpleNamespace, 
 
 def test_several_students_have_a_repository_each(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pushed: list[tuple[Path, str]] = []
-    monkeypatch.setattr(proard.hub, "push", lambda path, name: pushed.append((path, name)))
+    monkeypatch.setattr(proard.export.hub, "push", lambda path, name: pushed.append((path, name)))
     push_all([student], "me/robust")
     push_all([student, student.with_name("flops-2M")], "me/robust")
     assert [name for _, name in pushed] == ["me/robust", "me/robust-flops-1M", "me/robust-flops-2M"]
@@ -151,13 +151,13 @@ def test_what_is_missing_shows_before_the_work(monkeypatch: pytest.MonkeyPatch) 
         repository_name("hub:me/robust")
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_secret")
     assert repository_name("hub:me/robust") == "me/robust"
-    monkeypatch.setattr(proard.hub, "find_spec", lambda name: None)
+    monkeypatch.setattr(proard.export.hub, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"'huggingface_hub'; pip install 'proard\[hub\]'"):
         repository_name("hub:me/robust")
 
 
 def test_the_command_line_asks_first(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from proard.cli import main
+    from proard.commands.cli import main
 
     monkeypatch.setattr(sys, "argv", ["proard"])
     with pytest.raises(SystemExit) as caught:

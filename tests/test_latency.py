@@ -20,11 +20,10 @@ import yaml
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from proard.budgets import Budget, short_time
-from proard.cli import main
-from proard.cost import Activation, CostMeter
-from proard.errors import UserError
-from proard.latency import (
+from proard.commands.cli import main
+from proard.common.errors import UserError
+from proard.common.units import short_time
+from proard.evaluation.latency import (
     Execution,
     LatencyTable,
     Timing,
@@ -38,14 +37,14 @@ from proard.latency import (
     time_calls,
     with_latency,
 )
-from proard.latency import measure as measure_module
-from proard.latency.blocks import Block, BlockMeter, layer_module
-from proard.latency.fitting import line, quality
-from proard.latency.profiling import Profiler
-from proard.latency.spreading import evenly, spread, spread_students
-from proard.latency.table import Entry, describe_family
-from proard.run import Run
+from proard.evaluation.latency import timing as measure_module
+from proard.evaluation.latency.blocks import Block, BlockMeter, layer_module
+from proard.evaluation.latency.profiling import Profiler, evenly, spread, spread_students
+from proard.evaluation.latency.table import Entry, describe_family, line, quality
+from proard.runs.run import Run
 from proard.supernet import Architecture, Decision, Family, SearchSpace, Supernet, build_supernet, families
+from proard.supernet.budgets import Budget
+from proard.supernet.cost import Activation, CostMeter
 from proard.supernet.family import batch_norm
 
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
@@ -537,7 +536,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
 
 
 def test_a_missing_runtime_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proard.latency.execution.find_spec", lambda _: None)
+    monkeypatch.setattr("proard.evaluation.latency.execution.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"needs the package 'onnxruntime'; pip install 'proard\[onnx\]'"):
         Execution(runtime="onnxruntime").resolved()
 
@@ -618,8 +617,8 @@ def test_the_command_with_known_times(run: Path, synthetic: None, capsys: pytest
 
 
 def build_family(run: Path) -> Family:
-    from proard.build import supernet_for
     from proard.data import load_data
+    from proard.runs.components import supernet_for
 
     config = Run(run).config()
     return supernet_for(config, load_data(config.data)).family

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.fx import Node
 
-from proard.budgets import Budget
-from proard.cost import Activation, CostMeter
 from proard.supernet import Supernet, build_supernet
+from proard.supernet.activation_memory import peak_elements
+from proard.supernet.budgets import Budget
 from proard.supernet.calibration import add_running_statistics
+from proard.supernet.cost import Activation, CostMeter
 from proard.supernet.family import Normalize
-from proard.supernet.liveness import peak_elements
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("resnet", {"widths": (16, 24), "blocks": (1, 1)}),

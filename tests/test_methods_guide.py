@@ -8,10 +8,10 @@ from pathlib import Path
 import yaml
 
 from proard.attacks import attacks
-from proard.build import check_phases
 from proard.config import parse_config
 from proard.objectives import IGDM, AdaAD, objectives
 from proard.supernet import build_supernet
+from proard.training.phases import check_phases
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "guides" / "methods.md").read_text(encoding="utf-8")
 

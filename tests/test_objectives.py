@@ -8,9 +8,9 @@ from test_objectives_formulas import ATTACK, CASES, Given, Images, batch, igdm, 
 from torch import nn
 
 from proard.attacks import PGD, ThreatModel
-from proard.errors import UserError
+from proard.common.errors import UserError
 from proard.objectives import ARD, CE, HAT, IAD, IGDM, KD, KDIGA, MART, RSLAD, TRADES, AdaAD, AdaIAD, Batch, objectives
-from proard.teachers import BatchTeacher
+from proard.training.teachers import BatchTeacher
 
 
 @pytest.fixture(name="batch")

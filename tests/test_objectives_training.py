@@ -9,13 +9,13 @@ import pytest
 import torch
 import yaml
 
-from proard.build import phase_objective
+from proard.common.errors import UserError
 from proard.config import parse_config
 from proard.data import load_data
-from proard.errors import UserError
 from proard.objectives import IGDM, AdaAD, objectives
-from proard.run import Run, read_metrics
+from proard.runs.run import Run, read_metrics
 from proard.training import Trainer
+from proard.training.phases import phase_objective
 
 
 @pytest.mark.parametrize("teacher", ["frozen", "joint"])

@@ -17,7 +17,7 @@ import yaml
 from proard import evaluate, extract, train
 from proard.attacks import attacks
 from proard.objectives import objectives
-from proard.run import read_metrics
+from proard.runs.run import read_metrics
 from proard.samplers import samplers
 from proard.supernet import build_supernet
 

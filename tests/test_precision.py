@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional
 
 from proard.attacks import PGD, ThreatModel
+from proard.common.device import autocast
 from proard.config import parse_config
 from proard.data import load_data
-from proard.device import autocast
-from proard.run import Run
+from proard.runs.run import Run
 from proard.training import Trainer
 
 STEPS = 4

@@ -19,15 +19,15 @@ from conftest import TINY
 from torch import nn
 
 from proard import extract, load_student, train
-from proard.build import supernet_for
+from proard.common.errors import UserError
 from proard.config import load_config, parse_config
 from proard.data import load_data
-from proard.errors import UserError
-from proard.run import Run
+from proard.runs.checkpoint import load_checkpoint
+from proard.runs.components import supernet_for
+from proard.runs.run import Run
 from proard.supernet import Architecture, CostBins, Supernet, build_supernet, families
 from proard.supernet.families.resnet_spaces import ResNetFamily
 from proard.supernet.widths import batch_norm_widths
-from proard.training.checkpoint import load_checkpoint
 from proard.training.interruption import Interrupted
 from proard.training.trainer import Trainer
 

@@ -17,25 +17,25 @@ import torch
 import yaml
 from small_families import SMALL_FAMILIES
 
+import proard.commands.report
 import proard.report.attacked
-import proard.report.command
 import proard.search.labeller
 from proard import extract
-from proard.budgets import Budget, Limits
-from proard.cli import main
+from proard.commands.cli import main
+from proard.commands.extract import Extractor
+from proard.commands.report import write_report
+from proard.commands.search import search
+from proard.common.svg import in_words, stages, stages_svg
 from proard.data import DataSplits
-from proard.drawing import in_words, stages, stages_svg
-from proard.export import FORMATS, read_card
-from proard.extraction import Extractor
-from proard.measurement import Accuracy
-from proard.report import write_report
+from proard.evaluation.accuracy import Accuracy
+from proard.export.student_directory import FORMATS, read_card
 from proard.report.attacked import RADII, Attacked
 from proard.report.page import script_json, with_own_size
 from proard.report.pictures import png
-from proard.report.subject import COSTS, Subject, best_within
-from proard.run import Run
-from proard.search import search
+from proard.report.run_contents import COSTS, Subject, best_within
+from proard.runs.run import Run
 from proard.supernet import SearchSpace, families
+from proard.supernet.budgets import Budget, Limits
 
 pytest.importorskip("plotly", reason="needs plotly, of the extra report")
 
@@ -253,10 +253,10 @@ def test_a_section_without_data_says_what_makes_it(
     bare: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_data(config: Any) -> Any:
-        raise proard.errors.UserError("data digits: not here")
+        raise proard.common.errors.UserError("data digits: not here")
 
     monkeypatch.setattr(proard.search.labeller, "load_data", no_data)
-    monkeypatch.setattr("proard.report.subject.load_data", no_data)
+    monkeypatch.setattr("proard.report.run_contents.load_data", no_data)
     (bare / "energy.json").unlink()
     assert exit_code("report", "--run", str(bare), "--quiet") == 0
     output = capsys.readouterr().out.splitlines()
@@ -298,10 +298,10 @@ def test_a_front_of_other_weights_is_not_shown(run: Path, tmp_path: Path) -> Non
     values = json.loads((copy / "front.json").read_text())
     values["fingerprint"]["weights"] = "others"
     (copy / "front.json").write_text(json.dumps(values))
-    with pytest.raises(proard.errors.UserError, match=r"of other weights.*proard search"):
+    with pytest.raises(proard.common.errors.UserError, match=r"of other weights.*proard search"):
         _ = Subject(Run(copy)).front
     (copy / "front.json").write_text("{}")
-    with pytest.raises(proard.errors.UserError, match="not a front"):
+    with pytest.raises(proard.common.errors.UserError, match="not a front"):
         _ = Subject(Run(copy)).front
     card = next((copy / "students").glob("*/student.json"))
     card.write_text("{}")
@@ -321,7 +321,7 @@ def test_mistakes(bare: Path, tmp_path: Path, capsys: Capture, monkeypatch: pyte
     run = ["report", "--run", str(bare)]
     assert "no folder missing" in error_line(capsys, *run, "--out", "missing/page.html")
     assert "is a folder" in error_line(capsys, *run, "--out", str(tmp_path))
-    monkeypatch.setattr(proard.report.command, "find_spec", lambda name: None)
+    monkeypatch.setattr(proard.commands.report, "find_spec", lambda name: None)
     message = error_line(capsys, *run)
     assert "'plotly'" in message
     assert "pip install 'proard[report]'" in message
@@ -337,7 +337,7 @@ def test_an_error_leaves_the_older_page(bare: Path, monkeypatch: pytest.MonkeyPa
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
-    for place in ("proard.report.page.page", "proard.files.os.replace"):
+    for place in ("proard.report.page.page", "proard.common.files.os.replace"):
         with monkeypatch.context() as patch:
             patch.setattr(place, fail)
             if place.endswith("replace"):

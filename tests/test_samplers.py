@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from proard.errors import UserError
+from proard.common.errors import UserError
 from proard.samplers import Signals, samplers
 from proard.samplers.estimates import Regression
-from proard.samplers.strata import Strata
 from proard.supernet import Architecture, SearchSpace, families
+from proard.supernet.strata import Strata
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import yaml
 
 from proard import train
 from proard.objectives import craftings
-from proard.run import read_metrics
+from proard.runs.run import read_metrics
 from proard.samplers import samplers
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "guides" / "samplers.md").read_text(encoding="utf-8")

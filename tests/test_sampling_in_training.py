@@ -14,17 +14,17 @@ from test_training import final_state, same
 from torch import nn
 
 from proard import train
+from proard.common.errors import UserError
 from proard.config import parse_config
 from proard.data import load_data
-from proard.errors import UserError
 from proard.objectives import Outcome
-from proard.run import Run, read_metrics
+from proard.runs.run import Run, read_metrics
 from proard.samplers import Signals
 from proard.supernet import Architecture, families
-from proard.teachers import BatchTeacher
-from proard.training.gradients import Projection
+from proard.training.gradient_projection import Projection
 from proard.training.interruption import Interrupted
-from proard.training.record import StudentRecord, signals
+from proard.training.student_record import StudentRecord, signals
+from proard.training.teachers import BatchTeacher
 from proard.training.trainer import Trainer
 
 

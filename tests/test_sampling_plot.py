@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import yaml
 
-from proard.budgets import Budget
-from proard.cli import main
-from proard.errors import UserError
+from proard.commands.cli import main
+from proard.common.errors import UserError
 from proard.report import sampling_figure, write_sampling_plot
-from proard.run import Run, read_metrics
+from proard.runs.run import Run, read_metrics
+from proard.supernet.budgets import Budget
 
 pytest.importorskip("matplotlib", reason="needs matplotlib, of the extra report")
 
@@ -183,7 +183,7 @@ def test_matplotlib_is_optional(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_it_is_imported_late_and_without_pyplot(run: Path) -> None:
     code = (
-        "import sys, pathlib, proard.cli, proard.report\n"
+        "import sys, pathlib, proard.commands.cli, proard.report\n"
         "print(*{'torch', 'matplotlib'} & set(sys.modules))\n"
         "proard.report.write_sampling_plot(pathlib.Path(sys.argv[1]))\n"
         "print(*{'torch', 'matplotlib', 'matplotlib.pyplot'} & set(sys.modules))"
@@ -237,7 +237,7 @@ def test_a_plot_that_fails_fails_no_training(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("proard.report.sampling._draw", fail)
+    monkeypatch.setattr("proard.report.sampling_plot._draw", fail)
     sampled, following = last_lines(config, capsys, "--set", "phases.1.epochs=1")
     assert sampled.startswith("sampled: no plot (")
     assert {UserError: "no font", ZeroDivisionError: "ZeroDivisionError", OSError: "No space left"}[

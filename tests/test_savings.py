@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from proard.alone import Baseline
-from proard.energy import MAKING, known_energy
-from proard.printing import print_baseline
-from proard.run import Run
-from proard.savings import HEAD, STUDENTS, Spent, savings
-from proard.terminal import table
+from proard.commands.baseline import Baseline
+from proard.commands.printing import print_baseline
+from proard.common.terminal import table
+from proard.runs.energy import MAKING, known_energy
+from proard.runs.run import Run
+from proard.runs.savings import HEAD, STUDENTS, Spent, savings
 
 
 def entry(command: str, seconds: float, kwh: float | None, **more: Any) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def test_a_training_that_is_not_on_record(tmp_path: Path, capsys: pytest.Capture
 
 def test_what_is_printed(run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Baseline, "_table", lambda self: MADE)
-    monkeypatch.setattr("proard.printing._compared", lambda rows: [{"budget": row["budget"]} for row in rows])
+    monkeypatch.setattr("proard.commands.printing._compared", lambda rows: [{"budget": row["budget"]} for row in rows])
     print_baseline(Baseline(run, []))
     output = capsys.readouterr().out
     found = savings(run, MADE)

@@ -14,10 +14,11 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from proard.build import attack, phase_crafting, phase_objective, phase_sampler, threat_model
+from proard.common.errors import UserError
 from proard.config import Component, Config, parse_config, schema_file
-from proard.errors import UserError
+from proard.runs.components import attack, threat_model
 from proard.supernet import SearchSpace, build_supernet
+from proard.training.phases import phase_crafting, phase_objective, phase_sampler
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "scripts" / "site"))
@@ -213,7 +214,7 @@ def test_the_reference_has_every_key_option_and_command() -> None:
         assert re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE) == [o.name for o in components.options(kind, name)]
     import typer
 
-    from proard.cli import app
+    from proard.commands.cli import app
 
     group: Any = typer.main.get_command(app)
     page = commands.page()

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proard.errors import UserError
-from proard.search import Label, choose, preference
-from proard.search.selection import fit
+from proard.common.errors import UserError
+from proard.search.selection import Label, choose, fit, preference
 from proard.supernet import Architecture, SearchSpace, families
 
 SMALL = {"widths": (16, 24), "blocks": (1, 1), "width_choices": (0.5, 1.0), "expand_choices": (0.5, 1.0)}

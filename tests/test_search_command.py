@@ -19,18 +19,20 @@ import yaml
 
 import proard.search.labeller
 from proard import extract
-from proard.budgets import Budget, Limits
-from proard.cli import main
-from proard.errors import UserError
-from proard.export import FORMATS
-from proard.measurement import measure
-from proard.run import Run
-from proard.search import SearchResult, search
+from proard.commands.cli import main
+from proard.commands.printing import summary
+from proard.commands.search import search
+from proard.common.errors import UserError
+from proard.evaluation.accuracy import measure
+from proard.export.student_directory import FORMATS
+from proard.runs.checkpoint import load_checkpoint, save_checkpoint
+from proard.runs.run import Run
+from proard.runs.trained_run import TrainedRun
 from proard.search.front import read_front, undominated
-from proard.search.labeller import Labeller, TrainedRun
-from proard.search.summary import summary
+from proard.search.labeller import Labeller
+from proard.search.searcher import SearchResult
 from proard.supernet import Architecture, SearchSpace
-from proard.training.checkpoint import load_checkpoint, save_checkpoint
+from proard.supernet.budgets import Budget, Limits
 
 Capture = pytest.CaptureFixture[str]
 OPTIONS: dict[str, Any] = {
@@ -270,7 +272,7 @@ def test_extract_takes_the_best_of_the_front_and_measures_nothing_on_validation(
         return measure(*arguments, **options)
 
     monkeypatch.setattr(Labeller, "__init__", init)
-    monkeypatch.setattr("proard.extraction.measure", measured)
+    monkeypatch.setattr("proard.commands.extract.measure", measured)
     (student,) = extract(flops=middle, run=run, out=tmp_path / "out", prefer=prefer, quiet=True)
     assert labelled == []
     assert events == ["validation read", "measured"]  # the one measurement is that of the chosen, on test images

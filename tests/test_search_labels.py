@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from proard.errors import UserError
+from proard.common.errors import UserError
 from proard.search.labels import Fingerprint, LabelStore, MeasuredLabel, architectures_to_label, label_share
 from proard.supernet import Architecture, SearchSpace, families
-from proard.supernet.bins import CostBins
+from proard.supernet.cost_bins import CostBins
 
 SPACE = families.build("resnet", {"num_classes": 10, "input_shape": (3, 32, 32)}).space()
 SMALL = {"widths": (8,), "blocks": (1,), "depth_choices": (0,), "width_choices": (0.5, 1.0), "expand_choices": (1.0,)}

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from pymoo.indicators.hv import HV
 
-from proard.budgets import Budget, Limits
-from proard.cost import Cost
-from proard.errors import UserError
-from proard.search.command import spread
+from proard.common.errors import UserError
 from proard.search.front import undominated
 from proard.search.genotypes import IRRELEVANT, Genotypes, Matrix
 from proard.search.nsga2 import nsga2, repaired, within
 from proard.search.population_cost import ADDITIVE, PopulationCost, coefficients, interacting_sets
+from proard.search.searcher import spread
 from proard.supernet import Architecture, SearchSpace, families
-from proard.supernet.space import Decision
+from proard.supernet.architecture import Decision
+from proard.supernet.budgets import Budget, Limits
+from proard.supernet.cost import Cost
 
 SMALL = {"widths": (16, 24), "blocks": (1, 1), "width_choices": (0.5, 1.0), "expand_choices": (0.5, 1.0)}
 SPACES: dict[str, SearchSpace] = {

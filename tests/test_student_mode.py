@@ -20,18 +20,19 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from proard import evaluate, extract, load_student, train
-from proard.build import check_phases, supernet_for
-from proard.cli import main
+from proard.commands.cli import main
+from proard.common.errors import UserError
 from proard.config import Config, load_config, parse_config
-from proard.cost import Activation, CostMeter
 from proard.data import load_data
-from proard.errors import UserError
-from proard.export import FORMATS
+from proard.export.student_directory import FORMATS
 from proard.objectives import objectives
-from proard.run import Run, read_metrics
+from proard.runs.checkpoint import load_checkpoint
+from proard.runs.components import supernet_for
+from proard.runs.run import Run, read_metrics
 from proard.supernet import Architecture, Decision, Family, Supernet, build_supernet, families
-from proard.training.checkpoint import load_checkpoint
+from proard.supernet.cost import Activation, CostMeter
 from proard.training.interruption import Interrupted
+from proard.training.phases import check_phases
 from proard.training.trainer import Trainer
 
 timm = pytest.importorskip("timm", reason="needs timm, of the extra teachers")

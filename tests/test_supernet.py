@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from proard.errors import UserError
+from proard.common.errors import UserError
 from proard.supernet import (
     Architecture,
     Decision,

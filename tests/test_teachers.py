@@ -22,16 +22,16 @@ from torch import nn
 from torch.nn import functional
 
 from proard import extract, load_student, train
-from proard.cli import main
+from proard.commands.cli import main
+from proard.common.errors import UserError
+from proard.common.files import sha256
 from proard.config import TeacherConfig, load_config, parse_config
 from proard.data import load_data
-from proard.errors import UserError
-from proard.files import sha256
-from proard.run import Run
+from proard.runs.checkpoint import load_checkpoint
+from proard.runs.run import Run
 from proard.supernet import build_supernet
-from proard.teachers import BatchTeacher, ExternalTeacher, load_teacher
-from proard.training.checkpoint import load_checkpoint
 from proard.training.interruption import Interrupted
+from proard.training.teachers import BatchTeacher, ExternalTeacher, load_teacher
 from proard.training.trainer import Trainer
 
 timm = pytest.importorskip("timm", reason="needs timm, of the extra teachers")

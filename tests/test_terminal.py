@@ -20,23 +20,25 @@ import pytest
 import torch
 from torch import nn
 
-from proard import completion, progress, terminal, train
+from proard import train
 from proard.attacks import PGD, ThreatModel
 from proard.attacks.presets import PRESETS
-from proard.cli import main
+from proard.commands import options
+from proard.commands.cli import main
+from proard.common import progress, terminal
+from proard.common.progress import Progress
 from proard.config import packaged_configs, parse_config
 from proard.data import load_data
-from proard.diagnostics import diagnose
-from proard.export import FORMATS, load_student
-from proard.measurement import measure, work
-from proard.progress import Progress
-from proard.run import Run
+from proard.evaluation.accuracy import measure, work
+from proard.evaluation.transfer import diagnose
+from proard.export.student_directory import FORMATS, load_student
+from proard.runs.checkpoint import load_checkpoint
+from proard.runs.run import Run
 from proard.search.selection import Prefer
 from proard.supernet.families import families
 from proard.training import Trainer
-from proard.training.checkpoint import load_checkpoint
-from proard.training.estimate import _Estimate, seconds_left, seconds_per_step
 from proard.training.progress import TrainingProgress
+from proard.training.time_estimate import _Estimate, seconds_left, seconds_per_step
 
 Capture = pytest.CaptureFixture[str]
 ROOT = Path(__file__).parents[1]
@@ -213,7 +215,7 @@ def test_colour_is_for_terminals(
 def test_a_real_terminal(tmp_path: Path) -> None:
     """In another process: bar with the time left, table, colour. It does not say how wide it is: 80 columns."""
     code = (
-        "import sys, time; from proard.progress import Progress; from proard import terminal\n"
+        "import sys, time; from proard.common.progress import Progress; from proard import terminal\n"
         "with Progress('labelling', 4, 'students') as bar:\n"
         "    for _ in range(4): time.sleep(0.15); bar.advance()\n"
         "terminal.print_table([{'student': 's', **{f'attack{i} %': '98.9 (97.2-99.6)' for i in range(7)}}])\n"
@@ -251,7 +253,7 @@ def test_a_real_terminal(tmp_path: Path) -> None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """A clock that stands still, and goes on when it is told to."""
     now = [1000.0]
-    monkeypatch.setattr("proard.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("proard.common.progress.time.monotonic", lambda: now[0])
 
     def wait(seconds: float) -> None:
         now[0] += seconds
@@ -280,7 +282,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then(
 
 
 def test_from_python_nothing_is_printed(clock: Callable[[float], None], capsys: Capture) -> None:
-    assert not logging.getLogger("proard.progress").handlers
+    assert not logging.getLogger("proard.common.progress").handlers
     with Progress("labelling", 2) as task:
         clock(60.0)
         task.advance()
@@ -568,13 +570,13 @@ def test_times_for_people() -> None:
 def test_completed_names_are_those_that_are_accepted() -> None:
     from typing import get_args
 
-    assert set(completion.ATTACKS) == set(PRESETS)
-    assert set(completion.FORMATS) == set(FORMATS)
-    assert set(completion.FAMILIES) <= set(families.names())
+    assert set(options.ATTACKS) == set(PRESETS)
+    assert set(options.FORMATS) == set(FORMATS)
+    assert set(options.FAMILIES) <= set(families.names())
     assert {name for name in families.names() if families._entries[name].__module__.startswith("proard.")} == set(
-        completion.FAMILIES
+        options.FAMILIES
     )
-    assert get_args(Prefer) == completion.PREFERENCES
+    assert get_args(Prefer) == options.PREFERENCES
 
 
 def test_the_shell_completes_without_torch(tmp_path: Path) -> None:
@@ -606,7 +608,7 @@ def test_the_shell_completes_without_torch(tmp_path: Path) -> None:
         "proard extract --out m": [],  # the shell's own file names
     }
     code = (
-        "import contextlib, io, json, os, sys\nfrom proard.cli import main\nfound = {}\n"
+        "import contextlib, io, json, os, sys\nfrom proard.commands.cli import main\nfound = {}\n"
         "for line in json.loads(sys.argv[1]):\n"
         "    os.environ |= {'_PROARD_COMPLETE': 'complete_bash', 'COMP_WORDS': line}\n"
         "    os.environ['COMP_CWORD'] = str(len(line.split(' ')) - 1)\n"

@@ -25,13 +25,13 @@ import yaml
 from conftest import TINY
 
 from proard import train
+from proard.common.errors import Stopped, UserError
 from proard.config import parse_config
-from proard.errors import Stopped, UserError
-from proard.run import read_metrics
-from proard.trackers import Tracker, replay, scalars, trackers
-from proard.trackers.__main__ import main
+from proard.runs.checkpoint import load_checkpoint
+from proard.runs.run import read_metrics
+from proard.runs.trackers import Tracker, replay, scalars, trackers
+from proard.runs.trackers.__main__ import main
 from proard.training import Trainer
-from proard.training.checkpoint import load_checkpoint
 from proard.training.interruption import Interrupted
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "guides" / "trackers.md").read_text(encoding="utf-8")
@@ -342,7 +342,7 @@ def test_a_failure_is_one_line_and_what_is_missing_is_logged_later(
     errors = capfd.readouterr().err
     assert errors == (
         "tracker recorder: failed ([Errno 28] No space left on device), and is left out from here on; "
-        f"'python -m proard.trackers {run} recorder' logs the rest later\n"
+        f"'python -m proard.runs.trackers {run} recorder' logs the rest later\n"
     )
     rows = read_metrics(run / "metrics.jsonl")
     had = {"start": [], "log 3": rows[:3], "finish": rows}[fails]

@@ -17,16 +17,17 @@ import pytest
 import torch
 import yaml
 
-from proard import build, train
-from proard.build import supernet_for, threat_model
+from proard import train
+from proard.common.errors import UserError
 from proard.config import load_config, parse_config
 from proard.data import load_data
-from proard.errors import UserError
 from proard.objectives import Batch
-from proard.run import Run, read_metrics
-from proard.training.checkpoint import load_checkpoint
+from proard.runs import components
+from proard.runs.checkpoint import load_checkpoint
+from proard.runs.components import supernet_for, threat_model
+from proard.runs.run import Run, read_metrics
 from proard.training.interruption import Interrupted
-from proard.training.schedule import learning_rate
+from proard.training.optimizer import learning_rate
 from proard.training.trainer import Trainer, TrainingDiverged
 
 TIMES = ("seconds", "images_per_second", "peak_memory_bytes")
@@ -114,9 +115,9 @@ def test_a_phase_may_have_an_attack_of_its_own(tiny: dict[str, Any]) -> None:
     tiny["phases"][0]["attack"] = {"name": "nfgsm"}
     tiny["phases"][1]["attack"] = {"steps": 7}
     config = parse_config(tiny)
-    attacks = [build.phase_objective(config, index).attack for index in range(3)]
+    attacks = [components.phase_objective(config, index).attack for index in range(3)]
     assert [attack.name for attack in attacks] == ["nfgsm", "pgd7", "pgd2"]
-    assert [build.joint_objective(config, index).attack.name for index in range(3)] == ["nfgsm", "pgd7", "pgd2"]
+    assert [components.joint_objective(config, index).attack.name for index in range(3)] == ["nfgsm", "pgd7", "pgd2"]
     assert all(attack.threat == threat_model(config) for attack in attacks)
 
 
@@ -379,7 +380,7 @@ def test_a_damaged_checkpoint_is_refused(tiny: dict[str, Any], tmp_path: Path) -
 def test_a_full_disk_keeps_the_last_checkpoint(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from proard.training.checkpoint import save_checkpoint
+    from proard.runs.checkpoint import save_checkpoint
 
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, {"value": 1})

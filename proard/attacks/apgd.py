@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from proard.attacks.attack import Attack, Loss, Model, attacks
+from proard.attacks.losses import at_least_float32 as logits_in_float32
+from proard.attacks.losses import cross_entropy
 from proard.attacks.steps import (
     Attempt,
     Outcome,
@@ -23,9 +25,7 @@ from proard.attacks.steps import (
     value_and_gradient,
 )
 from proard.attacks.threat import TINY, ThreatModel
-from proard.errors import UserError
-from proard.losses import at_least_float32 as logits_in_float32
-from proard.losses import cross_entropy
+from proard.common.errors import UserError
 
 MOMENTUM = 0.75  # alpha of the paper: the share of the new step against the previous one
 RISING = 0.75  # rho: the share of steps that must raise the loss, or the step size is halved

@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 
 from proard.attacks.threat import ThreatModel, per_image_norm
-from proard.errors import Stopped, UserError
-from proard.registry import Registry
+from proard.common.errors import Stopped, UserError
+from proard.common.registry import Registry
 
 Model = Callable[[torch.Tensor], torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -21,7 +21,7 @@ import torch
 
 from proard.attacks.attack import Attack, Loss, Model, attacks
 from proard.attacks.steps import at_least_float32, buffers_restored
-from proard.errors import UserError
+from proard.common.errors import UserError
 
 LOGGER = "auto-attack"
 PASSES = {"standard": 7900, "plus": 9800, "rand": 4100}  # counted on images that withstand it

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 
 from proard.attacks.attack import Attack, Loss, Model, attacks
+from proard.attacks.losses import cross_entropy
 from proard.attacks.pgd import maximise
 from proard.attacks.threat import ThreatModel
-from proard.losses import cross_entropy
 
 
 @attacks.register("fgsm")

@@ -7,8 +7,8 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 
 from proard.attacks.attack import attacks
+from proard.attacks.losses import margin
 from proard.attacks.pgd import PGD
-from proard.losses import margin
 
 
 @attacks.register("cw")

@@ -7,9 +7,9 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 
 from proard.attacks.attack import Attack, Loss, Model, attacks
+from proard.attacks.losses import cross_entropy
 from proard.attacks.steps import at_least_float32, buffers_restored, per_image, value_and_gradient
 from proard.attacks.threat import TINY
-from proard.losses import cross_entropy
 
 
 @attacks.register("mifgsm")

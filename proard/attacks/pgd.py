@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 from proard.attacks.attack import Attack, Loss, Model, attacks
+from proard.attacks.losses import cross_entropy, margin
 from proard.attacks.steps import (
     Outcome,
     at_least_float32,
@@ -24,7 +25,6 @@ from proard.attacks.steps import (
     value_and_gradient,
 )
 from proard.attacks.threat import ThreatModel
-from proard.losses import cross_entropy, margin
 
 KEPT = 7 / 8  # fooled images leave the batch when so few are left in it: every batch size costs a kernel its set-up
 GAUSSIAN_START = 0.001  # standard deviation of the start of TRADES and RSLAD

@@ -9,7 +9,7 @@ from typing import Any
 
 from proard.attacks.attack import Attack, attacks
 from proard.attacks.threat import ThreatModel
-from proard.errors import UserError, nearest
+from proard.common.errors import UserError, nearest
 
 # Name to registered name and options; step sizes and all else are the attack's defaults.
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -12,9 +12,9 @@ from functools import lru_cache
 import torch
 
 from proard.attacks.attack import Attack, Loss, Model, attacks
+from proard.attacks.losses import margin
 from proard.attacks.steps import Outcome, at_least_float32, best_of, buffers_restored, images_are_apart, per_image
 from proard.attacks.threat import TINY, ThreatModel, per_image_norm
-from proard.losses import margin
 
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries of 10,000 after which squares get smaller
 

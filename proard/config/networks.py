@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from proard.common.errors import nearest
 from proard.config.values import Component, Count, Number, Positive, Section
-from proard.errors import nearest
 
 TeacherKind = Literal["own", "directory", "program", "weights", "timm", "robustbench"]
 SUFFIXES: dict[str, TeacherKind] = {".pt2": "program", ".pt": "weights", ".pth": "weights", ".safetensors": "weights"}

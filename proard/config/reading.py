@@ -13,8 +13,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from proard.common.errors import UserError, nearest
 from proard.config.schema import Config
-from proard.errors import UserError, nearest
 
 Path_ = tuple[str | int, ...]
 PLAIN_MESSAGES = {  # of pydantic, which speaks of Python types

@@ -1,7 +1,7 @@
 """The schema of a run's configuration: every key of a YAML file is a field of the pydantic models below.
 
 ``{name: ..., option: ...}`` sections (objectives, samplers, families) take the options of the Python class they name,
-and are checked against it by ``proard.registry``.
+and are checked against it by ``proard.common.registry``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from proard.common.errors import UserError
 from proard.config.networks import StudentConfig, TeacherConfig
 from proard.config.values import Component, Count, Fraction, NonNegative, Number, Positive, Section
-from proard.errors import UserError
 
 DEVICE_NAMES = r"^(auto|cpu|cuda(:\d+)?)$"
 

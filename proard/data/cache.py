@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from proard.files import atomic_path
+from proard.common.files import atomic_path
 
 VERSION = "1"  # raise it when decoding changes
 Tensors = dict[str, Tensor]

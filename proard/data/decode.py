@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from proard.errors import UserError
-from proard.progress import Progress
+from proard.common.errors import UserError
+from proard.common.progress import Progress
 
 Bytes = NDArray[np.uint8]
 

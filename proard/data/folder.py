@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from proard.common.errors import UserError
 from proard.config import DataConfig
 from proard.data.cache import cached, fingerprint_files
 from proard.data.decode import decode_files
 from proard.data.images import ImageSet, StreamedImageSet
-from proard.errors import UserError
 
 
 def load_image_folder(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:

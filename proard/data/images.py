@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from proard.common.errors import UserError
 from proard.data.decode import decode_image
 from proard.data.stratify import stratified_sample
-from proard.errors import UserError
 
 
 class ImageSet:

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from proard.common.errors import UserError
 from proard.config import DataConfig
 from proard.data.folder import load_image_folder
 from proard.data.images import ImageSet
 from proard.data.stratify import stratified_sample
-from proard.errors import UserError
 
 Loaded = tuple[ImageSet, ImageSet, tuple[str, ...]]
 

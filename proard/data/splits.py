@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from proard.common.errors import UserError
 from proard.config import DataConfig
 from proard.data.batches import sequential_batches
 from proard.data.images import ImageSet, StreamedImageSet
 from proard.data.sets import SETS
 from proard.data.stratify import Integers, class_quotas, draw_per_class, stratified_sample
-from proard.errors import UserError
 
 SMALLEST_STD = 1e-3  # of a channel that hardly varies: normalisation divides by it
 STREAMED_SAMPLE = 4096  # images from which a streamed set's mean and std are measured

@@ -2,9 +2,9 @@
 
 from proard.objectives.adaad import AdaAD, AdaIAD
 from proard.objectives.ard import ARD
-from proard.objectives.base import Batch, Objective, Outcome, objectives
+from proard.objectives.base import Objective, Outcome, objectives
 from proard.objectives.ce import CrossEntropy
-from proard.objectives.crafting import Crafting, check_attack, craftings
+from proard.objectives.crafting import Batch, Crafting, check_attack, craftings
 from proard.objectives.hat import HAT
 from proard.objectives.iad import IAD
 from proard.objectives.igdm import IGDM

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from proard.attacks.attack import Loss
-from proard.losses import kl_divergence
-from proard.objectives.base import AdversarialObjective, Batch, Model, Outcome, objectives, required
+from proard.attacks.losses import kl_divergence
+from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives, required
+from proard.objectives.crafting import Batch
 from proard.objectives.iad import IAD
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from proard.losses import cross_entropy, kl_divergence
-from proard.objectives.base import AdversarialObjective, Batch, Model, Outcome, objectives, required
+from proard.attacks.losses import cross_entropy, kl_divergence
+from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives, required
+from proard.objectives.crafting import Batch
 
 
 @objectives.register("ard")

@@ -10,29 +10,8 @@ import torch
 
 from proard.attacks import PGD, Attack, ThreatModel
 from proard.attacks.attack import Loss, Model
-from proard.objectives.crafting import Crafting, Own
-from proard.registry import Registry
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a student learns from in one step.
-
-    Attributes:
-        images: float (N, C, H, W) in [0, 1].
-        labels: class indices (N,).
-        generator: of the attack's random starts; None lets the attack use its own seed.
-        progress: in [0, 1]: how much of the phase is done, for objectives that change with it.
-        crafting: how the students of a step share adversarial images.
-        crafted: those of another student of the step (N, C, H, W), if there are any.
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    generator: torch.Generator | None = None
-    progress: float = 1.0
-    crafting: Crafting = Own()  # noqa: RUF009 (frozen)
-    crafted: torch.Tensor | None = None
+from proard.common.registry import Registry
+from proard.objectives.crafting import Batch
 
 
 @dataclass(frozen=True)

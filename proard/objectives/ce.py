@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proard.losses import cross_entropy
-from proard.objectives.base import Batch, Model, Objective, Outcome, objectives
+from proard.attacks.losses import cross_entropy
+from proard.objectives.base import Model, Objective, Outcome, objectives
+from proard.objectives.crafting import Batch
 
 
 @objectives.register("ce")

@@ -10,16 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 
 from proard.attacks import PGD, Attack
 from proard.attacks.attack import Loss, Model
-from proard.registry import Registry
-
-if TYPE_CHECKING:
-    from proard.objectives.base import Batch
+from proard.common.registry import Registry
 
 Source = Literal["largest", "smallest", "drawn", "previous"]
 
@@ -164,3 +161,24 @@ def _plain(attack: Attack) -> PGD:
 def _require_positive(steps: int | None) -> None:
     if steps is not None and steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a student learns from in one step.
+
+    Attributes:
+        images: float (N, C, H, W) in [0, 1].
+        labels: class indices (N,).
+        generator: of the attack's random starts; None lets the attack use its own seed.
+        progress: in [0, 1]: how much of the phase is done, for objectives that change with it.
+        crafting: how the students of a step share adversarial images.
+        crafted: those of another student of the step (N, C, H, W), if there are any.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    generator: torch.Generator | None = None
+    progress: float = 1.0
+    crafting: Crafting = Own()
+    crafted: torch.Tensor | None = None

@@ -12,8 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from proard.attacks.attack import Model
+from proard.attacks.losses import cross_entropy
 from proard.attacks.steps import at_least_float32, buffers_restored, value_and_gradient
-from proard.losses import cross_entropy
 
 
 def input_gradient(network: Model, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

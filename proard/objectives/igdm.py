@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from proard.errors import UserError
-from proard.losses import at_least_float32, kl_divergence
-from proard.objectives.base import AdversarialObjective, Batch, Model, Objective, Outcome, objectives, required
+from proard.attacks.losses import at_least_float32, kl_divergence
+from proard.common.errors import UserError
+from proard.objectives.base import AdversarialObjective, Model, Objective, Outcome, objectives, required
+from proard.objectives.crafting import Batch
 
 
 @objectives.register("igdm")

@@ -9,8 +9,9 @@ from typing import Literal, get_args
 
 import torch
 
-from proard.losses import cross_entropy, kl_divergence
-from proard.objectives.base import AdversarialObjective, Batch, Model, Outcome, objectives, required
+from proard.attacks.losses import cross_entropy, kl_divergence
+from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives, required
+from proard.objectives.crafting import Batch
 from proard.objectives.differentiation import input_gradient, leaf, twice_differentiable
 
 Images = Literal["clean", "adversarial"]
@@ -96,6 +97,6 @@ class KDIGA(AdversarialObjective):
 
 
 def teacher_gradient(teacher: Model, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The teacher's input gradient, from its memory where it has one (such as `proard.teachers.BatchTeacher`)."""
+    """The teacher's input gradient, from its memory where it has one (such as a `BatchTeacher`)."""
     remembered = getattr(teacher, "input_gradient", None)
     return input_gradient(teacher, images, labels) if remembered is None else remembered(images, labels)

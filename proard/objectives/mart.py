@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from proard.losses import at_least_float32, cross_entropy, kl_divergence
-from proard.objectives.base import AdversarialObjective, Batch, Model, Outcome, objectives
+from proard.attacks.losses import at_least_float32, cross_entropy, kl_divergence
+from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives
+from proard.objectives.crafting import Batch
 
 
 @objectives.register("mart")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proard.losses import cross_entropy, kl_divergence
-from proard.objectives.base import AdversarialObjective, Batch, Model, Outcome, objectives
+from proard.attacks.losses import cross_entropy, kl_divergence
+from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives
+from proard.objectives.crafting import Batch
 
 
 @objectives.register("trades")

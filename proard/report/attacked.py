@@ -13,14 +13,14 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from proard import build
 from proard.attacks import Attack
-from proard.device import resolve_device
-from proard.diagnostics.curve import Cascade
-from proard.export import load_student
-from proard.folding import fast_copy
-from proard.measurement import Accuracy, evaluation_mode
-from proard.report.subject import Student, Subject
+from proard.common.device import resolve_device
+from proard.evaluation.accuracy import Accuracy, evaluation_mode
+from proard.evaluation.fast_copy import fast_copy
+from proard.evaluation.transfer.curve import Cascade
+from proard.export.student_directory import load_student
+from proard.report.run_contents import Student, Subject
+from proard.runs import components
 
 SHOWN = 6  # images
 LOOKED_AT = 4  # times as many are attacked, to find some that the attack breaks
@@ -100,7 +100,7 @@ class Attacked:
             UserError: it needs a package that is missing.
         """
         config = self.subject.config
-        return build.attack(config.evaluation.attack, build.threat_model(config), "evaluation.attack")
+        return components.attack(config.evaluation.attack, components.threat_model(config), "evaluation.attack")
 
     @cached_property
     def device(self) -> torch.device:

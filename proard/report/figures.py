@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from proard.budgets import short, short_time
-from proard.drawing import in_words
-from proard.latency import LatencyTable
+from proard.common.svg import in_words
+from proard.common.units import short, short_time
+from proard.evaluation.latency import LatencyTable
 from proard.report.attacked import Curve
 from proard.report.plots import CLEAN, MUTED, ROBUST, SERIES, Plot, line, log_axis, percent, thin
-from proard.report.subject import COSTS, Scores, Student, best_within
+from proard.report.run_contents import COSTS, Scores, Student, best_within
 
 
 def scored(scores: Scores | None, name: str) -> str:

@@ -16,11 +16,12 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from proard import __version__, html
-from proard.errors import Stopped, UserError
-from proard.progress import Progress
+from proard.common import html
+from proard.common.errors import Stopped, UserError
+from proard.common.progress import Progress
+from proard.common.version import __version__
+from proard.report.run_contents import Subject
 from proard.report.sections import Sections
-from proard.report.subject import Subject
 
 
 def page(subject: Subject, quiet: bool = False) -> str:

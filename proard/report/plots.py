@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from proard import html
+from proard.common import html
 
 BINS = 8  # colours of the style, from the cheapest to the most expensive
 CLEAN, ROBUST, MUTED = "var(--clean)", "var(--robust)", "var(--muted)"

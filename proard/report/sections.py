@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from proard import html
-from proard.budgets import short, short_time
-from proard.drawing import in_words, stages_svg
-from proard.errors import UserError
+from proard.common import html
+from proard.common.errors import UserError
+from proard.common.svg import in_words, stages_svg
+from proard.common.units import short, short_time
 from proard.report import figures, training_figures
 from proard.report.attacked import Attacked, Shown, Victim
-from proard.report.choice import choice
-from proard.report.energy import energy
+from proard.report.energy_section import energy
 from proard.report.figures import scored
+from proard.report.front_section import choice
 from proard.report.pictures import png
 from proard.report.plots import Plots
-from proard.report.sampling import sampled_phases
-from proard.report.subject import COSTS, Student, Subject
+from proard.report.run_contents import COSTS, Student, Subject
+from proard.report.sampling_plot import sampled_phases
 from proard.search.predictor import TARGETS
 
 MOST_PICTURES = 12

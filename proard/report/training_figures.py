@@ -22,7 +22,7 @@ from proard.report.plots import (
     percent,
     thin,
 )
-from proard.report.sampling import SampledPhase
+from proard.report.sampling_plot import SampledPhase
 
 
 def training_plots(rows: Sequence[Mapping[str, Any]]) -> list[Plot]:

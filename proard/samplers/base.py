@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from proard.registry import Registry
+from proard.common.registry import Registry
 from proard.supernet import Architecture, SearchSpace
 
 TRIES = 20  # draws per wanted student before a step does with fewer: a space may have fewer

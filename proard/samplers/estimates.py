@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from proard.samplers.strata import Strata
 from proard.supernet import Architecture
+from proard.supernet.strata import Strata
 
 
 class Estimate(ABC):

@@ -17,8 +17,8 @@ import torch
 
 from proard.samplers.base import Sampler, Signals, samplers
 from proard.samplers.estimates import BinAverages, Estimate, Regression
-from proard.samplers.strata import Strata
 from proard.supernet import Architecture, SearchSpace
+from proard.supernet.strata import Strata
 
 REFRESH = 10  # steps between two readings of the signals, each of which waits for the device
 

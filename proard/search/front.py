@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from proard import html
-from proard.budgets import Limits, short
-from proard.cost import Cost
-from proard.drawing import CLEAN, MUTED, ROBUST, Series, accuracy_svg
-from proard.errors import UserError
-from proard.files import write_json
+from proard.common import html
+from proard.common.errors import UserError
+from proard.common.files import write_json
+from proard.common.svg import CLEAN, MUTED, ROBUST, Series, accuracy_svg
+from proard.common.units import short
 from proard.search.labels import Fingerprint, MeasuredLabel
 from proard.search.selection import Label, Prefer, preference
 from proard.supernet import Architecture, SearchSpace
+from proard.supernet.budgets import Limits
+from proard.supernet.cost import Cost
 
 FORMAT = 1
 FILE = "front.json"

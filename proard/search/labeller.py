@@ -8,52 +8,14 @@ import time
 
 import torch
 
-from proard import build
-from proard.build import calibration_batches, check_phases, evaluation_batch_size, supernet_for, threat_model
-from proard.config import Config
-from proard.data import DataSplits, load_data, sequential_batches
-from proard.device import resolve_device
-from proard.evaluation import attack_as_dict, measure
-from proard.run import Run
+from proard.attacks import attack_as_dict
+from proard.data import sequential_batches
+from proard.evaluation.accuracy import measure
+from proard.runs import components
+from proard.runs.components import evaluation_batch_size, threat_model
+from proard.runs.trained_run import TrainedRun
 from proard.search.labels import Fingerprint, MeasuredLabel
-from proard.supernet import Architecture, Supernet
-from proard.terminal import warn
-from proard.training.checkpoint import load_checkpoint
-
-
-class TrainedRun:
-    """A run with its best weights: what students are cut from.
-
-    Args:
-        run: with a checkpoint.
-
-    Attributes:
-        finished: whether its training has ended.
-        calibration: batches of training images, on the device, for batch-norm statistics.
-
-    Raises:
-        UserError: no checkpoint, or a damaged one; images that are missing.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.config: Config = run.config()
-        self.device = resolve_device(self.config.device)
-        if self.config.threads is not None:
-            torch.set_num_threads(self.config.threads)
-        state = load_checkpoint(run.checkpoint)
-        self.finished: bool = state["finished"]
-        if not self.finished:
-            warn(
-                f"run {run.path}: training has not finished, students have its weights so far; "
-                f"'proard train --resume --run {run.path}' goes on with it"
-            )
-        self.data: DataSplits = load_data(self.config.data)
-        self.supernet: Supernet = supernet_for(self.config, self.data)
-        check_phases(self.config, self.supernet.space)
-        self.supernet.load_state_dict(state["best"]["weights"] if state["best"] else state["supernet"])
-        self.supernet.to(self.device)
-        self.calibration = calibration_batches(self.config, self.data, self.device)
+from proard.supernet import Architecture
 
 
 class Labeller:
@@ -68,7 +30,7 @@ class Labeller:
     def __init__(self, trained: TrainedRun) -> None:
         self.trained = trained
         settings, config = trained.config.search, trained.config
-        self.attack = build.attack(settings.attack, threat_model(config), "search.attack")
+        self.attack = components.attack(settings.attack, threat_model(config), "search.attack")
         images = trained.data.validation.subset(settings.images, config.seed)
         size = evaluation_batch_size(trained.data.input_shape, trained.device)
         cut = (len(images) + 1) // 2

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proard.errors import UserError
-from proard.files import append_line
-from proard.samplers.strata import Strata
+from proard.common.errors import UserError
+from proard.common.files import append_line
 from proard.search.selection import Label
 from proard.supernet import Architecture, SearchSpace
+from proard.supernet.strata import Strata
 
 STRATA = 8
 MOST_DRAWS = 200  # in vain, before a space counts as exhausted

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from proard.budgets import KINDS, Limits
 from proard.search.genotypes import Genotypes, Matrix
 from proard.search.population_cost import PopulationCost
+from proard.supernet.budgets import KINDS, Limits
 
 Predict = Callable[[Matrix], npt.NDArray[np.float64]]
 DRAWS_OF_OFFSPRING = 10  # until a generation has enough new ones; a small space runs out of them

@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from proard.cost import Cost
 from proard.search.genotypes import Genotypes, Matrix
 from proard.supernet import Architecture
+from proard.supernet.cost import Cost
 
 Values = npt.NDArray[np.float64]
 ADDITIVE = ("multiply_adds", "parameters")

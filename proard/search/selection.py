@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from proard.errors import UserError, nearest
+from proard.common.errors import UserError, nearest
 from proard.supernet import Architecture, SearchSpace
 
 Prefer = Literal["robust", "clean", "balanced"]

@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from proard import html
-from proard.drawing import in_words, stages_svg
-from proard.errors import UserError
-
-if TYPE_CHECKING:
-    from proard.supernet.space import Decision
+from proard.common import html
+from proard.common.errors import UserError
+from proard.common.svg import in_words, stages_svg
 
 
 @dataclass(frozen=True)
@@ -74,3 +70,36 @@ class Architecture(Mapping[str, float]):
         ):
             raise UserError("architecture: expected a JSON object from decision names to numbers")
         return Architecture(tuple(values.items()))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One thing to choose.
+
+    Attributes:
+        name: unique, such as ``stage1.depth``.
+        kind: ``width``, ``depth``, ``expand``, ``kernel`` ...: what the phases of a schedule unlock.
+        choices: ascending; the largest is last.
+        requires: name of a depth decision and the least value of it at which this decision matters, or None.
+        same: pairs ``(choice, equal choice)`` for choices that build the same network, after rounding for instance;
+            the canonical form has the second of each pair.
+    """
+
+    name: str
+    kind: str
+    choices: tuple[float, ...]
+    requires: tuple[str, float] | None = None
+    same: tuple[tuple[float, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.choices or list(self.choices) != sorted(set(self.choices)):
+            raise UserError(f"decision {self.name}: choices must be ascending and differ, got {list(self.choices)}")
+
+    def canonical(self, value: float) -> float:
+        """The choice that stands for ``value``."""
+        return dict(self.same).get(value, value)
+
+    @property
+    def distinct(self) -> tuple[float, ...]:
+        """Choices that build different networks."""
+        return tuple(dict.fromkeys(self.canonical(choice) for choice in self.choices))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from proard.errors import UserError
+from proard.common.errors import UserError
 
 Batches = Iterable[torch.Tensor | tuple[torch.Tensor, ...]]
 

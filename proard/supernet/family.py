@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from proard.cost import Activation, Cost, CostMeter
-from proard.registry import Registry
-from proard.supernet.architecture import Architecture
-from proard.supernet.space import Decision, SearchSpace
+from proard.common.registry import Registry
+from proard.supernet.architecture import Architecture, Decision
+from proard.supernet.cost import Activation, Cost, CostMeter
+from proard.supernet.space import SearchSpace
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,

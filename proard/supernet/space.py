@@ -9,52 +9,19 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from proard import html
-from proard.budgets import short
-from proard.cost import Cost
-from proard.drawing import stage_of, stages_svg
-from proard.errors import UserError, nearest
-from proard.supernet.architecture import Architecture
+from proard.common import html
+from proard.common.errors import UserError, nearest
+from proard.common.svg import stage_of, stages_svg
+from proard.common.units import short
+from proard.supernet.architecture import Architecture, Decision
+from proard.supernet.cost import Cost
 
 LEGEND = (
     "a bar is a block, its height the width, its breadth the expansion; filled: the smallest student, outline: the "
     "largest"
 )
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One thing to choose.
-
-    Attributes:
-        name: unique, such as ``stage1.depth``.
-        kind: ``width``, ``depth``, ``expand``, ``kernel`` ...: what the phases of a schedule unlock.
-        choices: ascending; the largest is last.
-        requires: name of a depth decision and the least value of it at which this decision matters, or None.
-        same: pairs ``(choice, equal choice)`` for choices that build the same network, after rounding for instance;
-            the canonical form has the second of each pair.
-    """
-
-    name: str
-    kind: str
-    choices: tuple[float, ...]
-    requires: tuple[str, float] | None = None
-    same: tuple[tuple[float, float], ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.choices or list(self.choices) != sorted(set(self.choices)):
-            raise UserError(f"decision {self.name}: choices must be ascending and differ, got {list(self.choices)}")
-
-    def canonical(self, value: float) -> float:
-        """The choice that stands for ``value``."""
-        return dict(self.same).get(value, value)
-
-    @property
-    def distinct(self) -> tuple[float, ...]:
-        """Choices that build different networks."""
-        return tuple(dict.fromkeys(self.canonical(choice) for choice in self.choices))
 
 
 class SearchSpace:

@@ -15,15 +15,15 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from proard import html
-from proard.errors import UserError, nearest
+from proard.common import html
+from proard.common.errors import UserError, nearest
 from proard.supernet.architecture import Architecture
 from proard.supernet.calibration import Batches, calibrate
 from proard.supernet.family import Family, families
-from proard.supernet.filling import fill, fill_copy
-from proard.supernet.kernels import KernelTransform
-from proard.supernet.private import BatchNorms, PrivateCopies
+from proard.supernet.kernel_transform import KernelTransform
+from proard.supernet.skeletons import fill, fill_copy
 from proard.supernet.space import SearchSpace
+from proard.supernet.unshared_weights import BatchNorms, PrivateCopies
 
 SKELETONS_KEPT = 128
 

@@ -1,18 +1,22 @@
-"""Beginning with the supernet of another run: ``supernet.weights``."""
+"""Beginning with the weights of another run's supernet (``supernet.weights``), or of one network (``student``)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 import torch
 
+from proard.common.errors import UserError
 from proard.config import Config
 from proard.data import DataSplits
-from proard.errors import UserError
-from proard.run import Run
+from proard.export.student_directory import WEIGHTS, read_card
+from proard.runs.checkpoint import load_checkpoint
+from proard.runs.run import Run
 from proard.supernet import Supernet, families
-from proard.training.checkpoint import load_checkpoint
+from proard.supernet.families.timm import TimmFamily
+from proard.training.weights import load_weights, read_weights
 
 STATED = ("normalize.mean", "normalize.std")  # of the training images; the tensors that two runs may round differently
 COPIES = "private_copies"
@@ -90,3 +94,40 @@ def _check_fit(weights: dict[str, torch.Tensor], supernet: Supernet) -> None:
             values = weights[name].flatten().tolist()
             key = "supernet." + name.rpartition(".")[2]
             raise UserError(f"its images were normalised otherwise; set {key}: {[round(v, 4) for v in values]}")
+
+
+def load_initial_weights(config: Config, supernet: Supernet, data: DataSplits) -> None:
+    """Give the one network the weights that the configuration begins with, if it names some.
+
+    Batch-norm statistics among them are dropped: in training there are none.
+
+    Args:
+        config: resolved.
+        supernet: of one architecture.
+        data: what it will be trained on, which a student directory's network must fit.
+
+    Raises:
+        UserError: the weights are not there, damaged, or of another network.
+    """
+    student, family = config.student, supernet.family
+    try:
+        if student.pretrained:
+            assert isinstance(family, TimmFamily)
+            load_weights(supernet, family.published_weights())
+        elif student.weights is not None:
+            path = student.weights
+            if path.is_dir():
+                _check_images(read_card(path), data)
+                path = path / WEIGHTS
+            load_weights(supernet, read_weights(path))
+    except UserError as error:
+        key = "pretrained" if student.pretrained else f"weights {student.weights}"
+        raise UserError(f"student.{key}: {error}") from error
+
+
+def _check_images(card: dict[str, Any], data: DataSplits) -> None:
+    """Refuse a student made for images of another shape, or for another number of classes."""
+    has, wants = (tuple(card["input_shape"]), len(card["classes"])), (data.input_shape, data.num_classes)
+    if has != wants:
+        texts = [f"images of {' x '.join(map(str, shape))} and {classes} classes" for shape, classes in (has, wants)]
+        raise UserError(f"the student is for {texts[0]}, the data has {texts[1]}")

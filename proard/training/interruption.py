@@ -7,7 +7,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from proard.errors import Stopped
+from proard.common.errors import Stopped
 
 
 class Interrupted(Stopped):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -25,3 +27,17 @@ def new_optimizer(options: OptimizerConfig, network: nn.Module) -> torch.optim.O
     if options.name == "adamw":
         return torch.optim.AdamW(groups, lr=0.0, betas=(options.momentum, 0.999))
     return torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, nesterov=options.momentum > 0)
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup_steps: float = 0.0) -> float:
+    """Linear warm-up to ``peak``, then half a cosine towards 0 (arXiv 1608.03983).
+
+    Args:
+        step: 0 to ``steps - 1``.
+        steps: of the whole phase.
+        peak: the largest rate.
+        warmup_steps: how many of them are warm-up; less than ``steps``.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / (warmup_steps + 1)
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))

@@ -6,11 +6,11 @@ from decimal import Decimal
 
 import torch
 
-from proard import build
-from proard.budgets import short
-from proard.distributed import world_size
-from proard.terminal import duration
-from proard.training.estimate import seconds_left, seconds_per_step
+from proard.common.distributed import world_size
+from proard.common.terminal import duration
+from proard.common.units import short
+from proard.training import phases
+from proard.training.time_estimate import seconds_left, seconds_per_step
 from proard.training.trainer import Trainer
 
 
@@ -62,7 +62,7 @@ def _teacher(trainer: Trainer) -> str:
         return trainer.external.source
     if config.teacher.mode == "joint":
         return "the largest student, trained jointly"
-    wanted = [i for i, phase in enumerate(config.phases) if build.phase_objective(config, i).needs_teacher]
+    wanted = [i for i, phase in enumerate(config.phases) if phases.phase_objective(config, i).needs_teacher]
     refreshed = [phase.name for phase in config.phases if phase.refresh_teacher]
     if not wanted and not refreshed:
         return "none"
@@ -74,15 +74,15 @@ def _teacher(trainer: Trainer) -> str:
 def _phases(trainer: Trainer) -> list[str]:
     config, space, lines = trainer.config, trainer.supernet.space, []
     for index, phase in enumerate(config.phases):
-        varying = [kind for kind in build.phase_kinds(config, index, space) if kind in space.kinds]
+        varying = [kind for kind in phases.phase_kinds(config, index, space) if kind in space.kinds]
         epochs = f"{phase.epochs} epoch{'s' if phase.epochs > 1 else ''}"
-        objective = f"{phase.objective.name}, attack {build.training_attack(config, index).name}"
+        objective = f"{phase.objective.name}, attack {phases.training_attack(config, index).name}"
         if space.size == 1:
             who = "one network"
         elif not varying:
             who = "the largest student"
         else:
-            sampler = build.phase_sampler(config, index, space)
+            sampler = phases.phase_sampler(config, index, space)
             who = f"{sampler.students} students per step ({phase.sampler.name}); {', '.join(varying)} vary"
         lines.append(f"{'phases:' if not index else '':<9}{phase.name}, {epochs}: {objective}; {who}")
     return lines

@@ -9,8 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from proard.progress import UNCOUNTED, bar_width, on_a_terminal
-from proard.terminal import WIDTH, duration, fold_text
+from proard.common.progress import UNCOUNTED, bar_width, on_a_terminal
+from proard.common.terminal import WIDTH, duration, fold_text
 
 LEAST_BAR = 42  # columns that phase, bar and time left take beside the numbers
 SOON = 5.0  # seconds of a training after which its pace says something

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from proard.distributed import gathered, rank
+from proard.common.distributed import gathered, rank
 
 if TYPE_CHECKING:
     from proard.training.trainer import Trainer

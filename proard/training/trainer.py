@@ -17,28 +17,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from proard import build
+from proard.common.device import autocast, peak_memory, resolve_device, resolve_precision
+from proard.common.distributed import gathered, highest, mean_over_ranks, rank, share, sum_over_ranks, world_size
+from proard.common.errors import Stopped, UserError
+from proard.common.files import append_line
 from proard.config import Config, PhaseConfig
 from proard.data import DataSplits, augment, epoch_batches
-from proard.device import autocast, peak_memory, resolve_device, resolve_precision
-from proard.distributed import gathered, highest, mean_over_ranks, rank, share, sum_over_ranks, world_size
-from proard.errors import Stopped, UserError
-from proard.files import append_line
-from proard.fixed_network import load_initial_weights, resolve
 from proard.objectives import Batch, Objective
-from proard.run import Run
+from proard.runs import components
+from proard.runs.checkpoint import check_same_teacher, save_checkpoint
+from proard.runs.resolve import resolve
+from proard.runs.run import Run
 from proard.samplers import Sampler
 from proard.supernet import Architecture
-from proard.teachers import BatchTeacher, ExternalTeacher, freeze_largest, load_teacher, restore_largest
-from proard.training.checkpoint import check_same_teacher, save_checkpoint
-from proard.training.gradients import Projection
-from proard.training.initial_weights import load_run_weights
+from proard.training import phases
+from proard.training.gradient_projection import Projection
+from proard.training.initial_weights import load_initial_weights, load_run_weights
 from proard.training.interruption import Interrupted, SignalWatch
-from proard.training.optimizer import new_optimizer
+from proard.training.optimizer import learning_rate, new_optimizer
 from proard.training.progress import TrainingProgress
-from proard.training.record import StudentRecord, divergence, signals
-from proard.training.schedule import learning_rate
 from proard.training.state import Position, capture, restore
+from proard.training.student_record import StudentRecord, divergence, signals
+from proard.training.teachers import BatchTeacher, ExternalTeacher, freeze_largest, load_teacher, restore_largest
 from proard.training.validation import Validator
 
 LOOK_EVERY = 20  # steps between two looks at the numbers, each of which waits for the device
@@ -70,8 +70,8 @@ class Trainer:
         self.precision = resolve_precision(config.precision, self.device, data.input_shape)
         self.data = data
         self.train_images = data.train.to(self.device)
-        self.supernet = build.supernet_for(config, data).to(self.device).to(memory_format=torch.channels_last)
-        build.check_phases(config, self.supernet.space)
+        self.supernet = components.supernet_for(config, data).to(self.device).to(memory_format=torch.channels_last)
+        phases.check_phases(config, self.supernet.space)
         self.batch_size = min(config.batch_size, len(data.train))  # of all ranks together
         if self.batch_size < world_size():
             raise UserError(
@@ -247,16 +247,16 @@ class Trainer:
         index = min(self.position.phase, len(self.config.phases) - 1)
         space = self.supernet.space
         if self.position.epoch == 0:
-            kinds = set(build.phase_kinds(self.config, index, space))
-            unlocked = set(build.phase_kinds(self.config, index - 1, space)) if index else set()
+            kinds = set(phases.phase_kinds(self.config, index, space))
+            unlocked = set(phases.phase_kinds(self.config, index - 1, space)) if index else set()
             if self.config.sort_channels:
                 self.supernet.sort_channels(kinds - unlocked, unlocked)
             self.supernet.begin_private(kinds)
-        self.objective: Objective = build.phase_objective(self.config, index)
-        self.joint = build.joint_objective(self.config, index) if self.config.teacher.mode == "joint" else None
-        self.sampler: Sampler = build.phase_sampler(self.config, index, space, len(self._batches()))
-        self.crafting = build.phase_crafting(self.config, index)
-        part = build.phase_space(self.config, index, space)
+        self.objective: Objective = phases.phase_objective(self.config, index)
+        self.joint = phases.joint_objective(self.config, index) if self.config.teacher.mode == "joint" else None
+        self.sampler: Sampler = phases.phase_sampler(self.config, index, space, len(self._batches()))
+        self.crafting = phases.phase_crafting(self.config, index)
+        part = phases.phase_space(self.config, index, space)
         self.smallest, self.record = part.smallest(), StudentRecord(part, self.device)
         wanted = self.objective.needs_teacher or self.config.phases[index].refresh_teacher
         if wanted and self.joint is None and self.teacher is None:
@@ -285,7 +285,7 @@ class Trainer:
         """Measure the handful of students; remember the weights if their mean robust accuracy is the best so far."""
         started = time.monotonic()
         measured = self.averaged or self.supernet
-        space = build.phase_space(self.config, self.position.phase, self.supernet.space)
+        space = phases.phase_space(self.config, self.position.phase, self.supernet.space)
         attack = self.validate.attack.name
         chosen = self.validate.students(space)
         found: dict[str, Any] = {}

@@ -6,11 +6,11 @@ import random
 
 import torch
 
-from proard import build
-from proard.build import calibration_batches, evaluation_batches, threat_model
 from proard.config import Config
 from proard.data import DataSplits
-from proard.evaluation import Measurement, measure
+from proard.evaluation.accuracy import Measurement, measure
+from proard.runs import components
+from proard.runs.components import calibration_batches, evaluation_batches, threat_model
 from proard.supernet import Architecture, SearchSpace, Supernet
 
 
@@ -26,7 +26,7 @@ class Validator:
     def __init__(self, config: Config, data: DataSplits, device: torch.device) -> None:
         self.seed = config.seed
         self.random_students = config.validation.students
-        self.attack = build.attack(config.validation.attack, threat_model(config), "validation.attack")
+        self.attack = components.attack(config.validation.attack, threat_model(config), "validation.attack")
         self.calibration = calibration_batches(config, data, device)
         images = data.validation.subset(config.validation.images, config.seed)
         self._batches = list(evaluation_batches(images, data.input_shape, device))

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from markup import plain, table_row
 
-from proard.cli import app
+from proard.commands.cli import app
 
 
 def page() -> str:

@@ -10,11 +10,11 @@ from typing import Any
 import griffe
 
 from proard.attacks import attacks
+from proard.common.registry import Registry
 from proard.objectives import craftings, objectives
-from proard.registry import Registry
+from proard.runs.trackers import trackers
 from proard.samplers import samplers
 from proard.supernet import families
-from proard.trackers import trackers
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "objective": objectives,
@@ -24,7 +24,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "family": families,
     "tracker": trackers,
 }
-# What is given by the run, and not by a user's options (see proard/build.py).
+# What is given by the run, and not by a user's options (see proard/runs/components.py).
 GIVEN = {
     "objective": {"attack"},
     "attack": {"threat", "seed", "targeted"},

@@ -9,9 +9,9 @@ from components import REGISTRIES, options, summary
 from markup import plain, table_row
 from pydantic import BaseModel, TypeAdapter
 
+from proard.common.registry import adapter
 from proard.config import AttackConfig, Component, Config
 from proard.config.schema import PGDOptions
-from proard.registry import adapter
 
 NAMED = {  # kinds of components: the heading of their options, and how the type of a key that takes one is written
     "family": ("Families: keys of `supernet`", "a [family](#families)"),

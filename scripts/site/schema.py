@@ -14,9 +14,9 @@ from components import REGISTRIES, Option, options, summary
 from pydantic import PydanticUserError
 from pydantic.json_schema import PydanticInvalidForJsonSchema
 
+from proard.common.registry import adapter
 from proard.config import Component, Config
 from proard.config.schema import PGDOptions
-from proard.registry import adapter
 
 FILE = Path(__file__).resolve().parents[2] / "configs" / "schema.json"
 NUMBER = r"^\s*[-+._\deE]+(\s*/\s*[-+._\deE]+)?\s*$"  # text such as 8/255, or 1e-3, which is text in YAML 1.1

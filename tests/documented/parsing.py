@@ -23,10 +23,10 @@ import typer
 from documented.pages import ROOT, Fault
 from proard.attacks import ThreatModel
 from proard.attacks.presets import named_attack
-from proard.budgets import KINDS, Budget
-from proard.cli import app
+from proard.commands.cli import app
+from proard.common.errors import UserError
 from proard.config import load_config, packaged_configs
-from proard.errors import UserError
+from proard.supernet.budgets import KINDS, Budget
 
 PLACEHOLDER = re.compile(r"[A-Z_]+|.*\.\.\..*")  # of a value: FILE, N, path/...
 ANY_CONFIGURATION = "quickstart.yaml"  # where a command names one that is not packaged

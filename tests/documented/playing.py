@@ -23,11 +23,12 @@ import yaml
 from documented import parsing, shapes, world
 from documented.pages import ROOT, Block, Command, Fault
 from documented.world import captured
-from proard.build import check_phases, supernet_for
-from proard.cli import main
+from proard.commands.cli import main
+from proard.common.errors import UserError
 from proard.config import Config, SupernetConfig, packaged_configs, parse_config
-from proard.errors import UserError
+from proard.runs.components import supernet_for
 from proard.supernet import build_supernet
+from proard.training.phases import check_phases
 
 SHELL = re.compile(r"[|&;<>`$]|^\w+=")  # only a shell understands these
 PROCESSES = re.compile(r"(--nproc[-_]per[-_]node[ =])\d+")

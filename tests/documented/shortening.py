@@ -69,8 +69,8 @@ def short_work() -> Iterator[None]:
     AutoAttack, the first attack runs.
     """
     from proard.attacks import autoattack
+    from proard.commands.profile import profile
     from proard.config import reading
-    from proard.latency import profile
     from proard.report import attacked
     from proard.search import predictor
 
@@ -94,7 +94,7 @@ def short_work() -> Iterator[None]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command `proard`, with short work."""
-    from proard.cli import main
+    from proard.commands.cli import main
 
     with short_work():
         main(arguments)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from documented.pages import ROOT
-from proard.cli import main
+from proard.commands.cli import main
 
 BASE: dict[str, Any] = {"data": {"name": "digits"}}  # of configurations that a page shows in part
 IMAGES = "path/to/images"
@@ -53,9 +53,9 @@ def build(folder: Path) -> list[str]:
 
 def names() -> dict[str, Any]:
     """What Python on a page may use without having made it: networks, images, and the meter of a family."""
-    from proard.cost import Activation
-    from proard.latency.blocks import BlockMeter
+    from proard.evaluation.latency.blocks import BlockMeter
     from proard.supernet import build_supernet
+    from proard.supernet.cost import Activation
 
     supernet = build_supernet("resnet", num_classes=10, input_shape=(3, 32, 32), widths=[8, 16], blocks=[1, 1])
     images, labels = torch.rand(8, 3, 32, 32), torch.arange(8)

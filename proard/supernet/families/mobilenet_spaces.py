@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from proard.cost import Activation, CostMeter
-from proard.supernet.architecture import Architecture
+from proard.supernet.architecture import Architecture, Decision
+from proard.supernet.cost import Activation, CostMeter
 from proard.supernet.families.mobilenet import BlockSpec, MobileNet, MobileNetPlan
 from proard.supernet.family import ChannelGroup, Family, families, round_channels
-from proard.supernet.space import Decision
 
 TENSORS = ("convolution.weight", "norm.weight", "norm.bias")
 

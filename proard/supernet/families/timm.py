@@ -17,13 +17,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from proard.cost import FLOAT_BYTES, INT8_BYTES_PER_CHANNEL, Activation, CostMeter
-from proard.errors import UserError, nearest
-from proard.supernet.architecture import Architecture
+from proard.common.errors import UserError, nearest
+from proard.supernet.activation_memory import peak_elements
+from proard.supernet.architecture import Architecture, Decision
 from proard.supernet.calibration import add_running_statistics, remove_running_statistics
+from proard.supernet.cost import FLOAT_BYTES, INT8_BYTES_PER_CHANNEL, Activation, CostMeter
 from proard.supernet.family import Family, Normalize, families
-from proard.supernet.liveness import peak_elements
-from proard.supernet.space import Decision
 
 # Of timm.create_model, and not the user's: what the images decide, and what would load weights or fetch something.
 RESERVED = ("num_classes", "in_chans", "features_only", "checkpoint_path", "cache_dir", "device", "dtype")
@@ -49,7 +48,7 @@ class TimmFamily(Family):
     """A model of timm; its space has one architecture.
 
     Multiply-adds are half of what PyTorch's FLOP counter counts on the meta device, and parameters are counted. Peak
-    activation memory is that of the operators that the model runs one by one (`proard.supernet.liveness`), an upper
+    activation memory is that of the operators that the model runs one by one (`activation_memory.py`), an upper
     bound: its batch norm and additions are not taken to be in place. So is the size in int8, where batch norm counts.
 
     Attributes:
@@ -140,7 +139,7 @@ class TimmFamily(Family):
 
 
 def _int8_bytes(network: nn.Module) -> int:
-    """Of the weights, as `proard.cost` counts them, but with the batch norms, which may not be foldable."""
+    """Of the weights, as `proard.supernet.cost` counts them, but with the batch norms, which may not be foldable."""
     total = INT8_BYTES_PER_CHANNEL * sum(m.mean.numel() for m in network.modules() if isinstance(m, Normalize))
     seen: set[int] = set()  # parameters that stand in two places
     for module in network.modules():

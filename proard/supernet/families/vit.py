@@ -15,10 +15,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from proard.cost import Activation, CostMeter
-from proard.supernet.architecture import Architecture
+from proard.supernet.architecture import Architecture, Decision
+from proard.supernet.cost import Activation, CostMeter
 from proard.supernet.family import ACTIVATIONS, ChannelGroup, Family, batch_norm, families
-from proard.supernet.space import Decision
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""`proard extract --finetune`: go on training an extracted student by itself."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from proard.commands.extract import Extracted
+from proard.commands.single_student import alone_config, teacher_of, train_alone
+from proard.common.errors import UserError
+from proard.export.student_directory import read_card
+from proard.runs.checkpoint import load_checkpoint
+from proard.runs.energy import EnergyMeter
+from proard.runs.run import Run
+
+
+def finetune(
+    student: str | Path,
+    epochs: int,
+    *,
+    run: str | Path | None = None,
+    learning_rate_factor: float = 0.1,
+    formats: Sequence[str] = (),
+    quiet: bool = False,
+) -> Extracted:
+    """Go on training an extracted student by itself, and put the result in its place.
+
+    Args:
+        student: its directory; replaced only when the new one is complete.
+        epochs: how many, at least 1.
+        run: that it was cut from; default the newest.
+        learning_rate_factor: of the run's last phase's learning rate, in (0, 1].
+        formats: beside those that are always written.
+        quiet: plain lines instead of a progress bar.
+
+    Raises:
+        UserError: fewer than one epoch, or a student of another run.
+    """
+    require_epochs(epochs)
+    directory, folder = Run.find(run), Path(student)
+    config = directory.config()
+    card = read_card(folder)
+    state = load_checkpoint(directory.checkpoint)
+    alone = alone_config(config, card["architecture"], teacher_of(directory, config, state))
+    last = alone.phases[-1]
+    phase = last.model_copy(
+        update={
+            "name": "finetune",
+            "epochs": epochs,
+            "learning_rate": last.learning_rate * learning_rate_factor,
+            "warmup_epochs": 0.0,
+        }
+    )
+    begin = alone.student.model_copy(update={"weights": folder.absolute()})
+    place = directory.path / "finetuned" / folder.name
+    shutil.rmtree(place, ignore_errors=True)  # of an earlier, or interrupted, attempt: it began with other weights
+    settings = alone.model_copy(update={"phases": (phase,), "student": begin})
+    about = {"budget": card["budget"], "selection": card["selection"], "finetuned_epochs": epochs}
+    with EnergyMeter(config.energy, directory.energy, "finetune"):
+        return train_alone(settings, place, folder, quiet, about, formats)
+
+
+def require_epochs(epochs: int) -> None:
+    """Refuse fewer than one.
+
+    Raises:
+        UserError: fewer.
+    """
+    if epochs < 1:
+        raise UserError(f"--finetune {epochs}: must be at least 1 epoch")

@@ -1,0 +1,255 @@
+"""The options that commands take: names, help, and what the shell completes them with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# Names of registries that need torch to be read; a test compares both.
+ATTACKS = (
+    "fgsm",
+    "fgm",
+    "pgd20",
+    "pgd50x5",
+    "pgd100",
+    "cw",
+    "mifgsm",
+    "nfgsm",
+    "deepfool",
+    "apgd-ce",
+    "apgd-dlr",
+    "apgd-t",
+    "square",
+    "autoattack",
+    "autoattack-plus",
+    "autoattack-rand",
+)
+FORMATS = ("safetensors", "pt2", "onnx", "onnx-int8", "pt2-int8", "executorch")
+PREFERENCES = ("robust", "clean", "balanced")
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("float32", "bfloat16", "float16")
+RUNTIMES = ("eager", "export", "onnxruntime")
+FAMILIES = ("mobilenetv2", "mobilenetv3", "proxyless", "resnet", "resnet50", "timm", "vit")
+
+
+def among(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """A completion with those of the names that begin as the word does."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete
+
+
+def packaged(incomplete: str) -> list[str]:
+    """Packaged configurations."""
+    from proard.config import packaged_configs
+
+    return [name for name in packaged_configs() if name.startswith(incomplete)]
+
+
+def configs(incomplete: str) -> list[str]:
+    """Packaged configurations, and YAML files."""
+    folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
+    files = [path for path in _entries(folder) if path.suffix in (".yaml", ".yml")]
+    return [*packaged(incomplete), *(name for name in map(str, files) if name.startswith(incomplete))]
+
+
+def overrides(incomplete: str) -> list[str]:
+    """Keys of a configuration, one level at a time, and the families behind ``supernet.family=``."""
+    from pydantic import BaseModel
+
+    from proard.config import Config
+
+    key = "supernet.family="
+    if incomplete.startswith(key):
+        return [key + name for name in FAMILIES if name.startswith(incomplete[len(key) :])]
+    *parents, _ = incomplete.split(".")
+    section: type[BaseModel] = Config
+    for name in parents:
+        kind = section.model_fields[name].annotation if name in section.model_fields else None
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return []
+        section = kind
+    found = []
+    for name, field in section.model_fields.items():
+        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        found.append(".".join([*parents, name]) + ("." if nested else "="))
+    return [name for name in found if name.startswith(incomplete)]
+
+
+def runs(incomplete: str) -> list[str]:
+    """Run directories in ``runs/``."""
+    found = [path.parent for path in sorted(Path("runs").glob("*/config.yaml"))]
+    return [name for name in map(str, found) if name.startswith(incomplete)]
+
+
+def students(incomplete: str) -> list[str]:
+    """Student directories of the runs in ``runs/``, and those runs."""
+    found = [path.parent for path in sorted(Path("runs").glob("*/students/*/student.json"))]
+    return [*(name for name in map(str, found) if name.startswith(incomplete)), *runs(incomplete)]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+# Of more than one command
+
+RunOption = Annotated[
+    Path | None,
+    typer.Option("--run", metavar="DIR", help="Run directory; default the newest in runs/.", autocompletion=runs),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Plain lines instead of a progress bar.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+ScaleEpochs = Annotated[float | None, typer.Option(metavar="FACTOR", help="Make every phase this much as long.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", autocompletion=among(DEVICES))]
+
+# Budgets: repeatable
+
+Flops = Annotated[list[str], typer.Option(metavar="N", help="Multiply-adds, such as 100M; repeatable.")]
+Params = Annotated[list[str], typer.Option(metavar="N", help="Parameters, such as 2M.")]
+Memory = Annotated[list[str], typer.Option(metavar="BYTES", help="Peak activations, float32, such as 256KB.")]
+Size = Annotated[list[str], typer.Option(metavar="BYTES", help="The weight file, float32, such as 1MB.")]
+Latency = Annotated[
+    list[str], typer.Option(metavar="TIME", help="On the device that 'proard profile' measured, such as 5ms.")
+]
+MemoryInt8 = Annotated[
+    list[str], typer.Option("--memory-int8", metavar="BYTES", help="Peak activations in int8, such as 64KB.")
+]
+SizeInt8 = Annotated[list[str], typer.Option("--size-int8", metavar="BYTES", help="Weights in int8, such as 256KB.")]
+SizeFp16 = Annotated[
+    list[str], typer.Option("--size-fp16", metavar="BYTES", help="The weight file in float16, such as 512KB.")
+]
+
+# Budgets of a search: one of each
+
+MostFlops = Annotated[str | None, typer.Option(metavar="N", help="Search below these multiply-adds only.")]
+MostParams = Annotated[str | None, typer.Option(metavar="N", help="Likewise parameters.")]
+MostMemory = Annotated[str | None, typer.Option(metavar="BYTES", help="Likewise peak activations, float32.")]
+MostSize = Annotated[str | None, typer.Option(metavar="BYTES", help="Likewise the weight file, float32.")]
+
+# train
+
+ConfigName = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|PATH", help="A file, or a packaged configuration.", autocompletion=configs),
+]
+Set = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.", autocompletion=overrides),
+]
+NewRun = Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write; default runs/<config>-<time>.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
+
+# search
+
+Labels = Annotated[
+    int | None, typer.Option(metavar="N", help="Students to measure for the predictor; default search.labels.")
+]
+Population = Annotated[int | None, typer.Option(metavar="N", help="Architectures per generation.")]
+Generations = Annotated[int | None, typer.Option(metavar="N", help="Generations of NSGA-II.")]
+Verify = Annotated[
+    int | None, typer.Option(metavar="N", help="Students of the predicted front to measure; default search.verify.")
+]
+
+# extract
+
+LatencyTable = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Of another device; default the run's latency.json.")
+]
+Together = Annotated[bool, typer.Option("--and", help="One student that keeps all budgets, not one each.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write; default the run's students/.")]
+PreferOption = Annotated[
+    str,
+    typer.Option(
+        metavar="robust|clean|balanced",
+        help="Which accuracy decides.",
+        autocompletion=among(PREFERENCES),
+    ),
+]
+FormatOption = Annotated[
+    list[str],
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="Also write onnx, onnx-int8, pt2-int8 or executorch; repeatable.",
+        autocompletion=among(FORMATS),
+    ),
+]
+StaticBatch = Annotated[
+    int | None, typer.Option(metavar="N", help="The one batch size that ONNX files take; default any.")
+]
+Finetune = Annotated[
+    int | None, typer.Option(metavar="EPOCHS", help="Then train the student alone for some more epochs.")
+]
+Push = Annotated[
+    str | None,
+    typer.Option(metavar="hub:NAME", help="Then upload to the Hugging Face Hub; a new repository is private."),
+]
+
+# baseline
+
+UnfairEpochs = Annotated[
+    float | None, typer.Option(metavar="FACTOR", help="Shorten the trainings; the comparison is then unfair.")
+]
+
+# profile
+
+BatchSize = Annotated[int, typer.Option(metavar="N", help="Images at once.")]
+Dtype = Annotated[
+    str,
+    typer.Option(help="float32, bfloat16 or float16.", autocompletion=among(DTYPES)),
+]
+Runtime = Annotated[
+    str,
+    typer.Option(help="eager, export or onnxruntime.", autocompletion=among(RUNTIMES)),
+]
+Threads = Annotated[int | None, typer.Option(metavar="N", help="Default what PyTorch chooses.")]
+TableFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Default latency.json in the run directory.")]
+
+# evaluate
+
+Evaluated = Annotated[
+    Path,
+    typer.Argument(
+        metavar="STUDENT_DIR|RUN_DIR",
+        help="A student, or a run for all of its students.",
+        autocompletion=students,
+    ),
+]
+AttackOption = Annotated[
+    list[str],
+    typer.Option(
+        metavar="NAME",
+        help="fgsm, pgd20, square1000, autoattack ...; repeatable.",
+        autocompletion=among(ATTACKS),
+    ),
+]
+TestLimit = Annotated[int | None, typer.Option(metavar="N", help="Use this many test images.")]
+DataRoot = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the images are on this machine.")]
+Import = Annotated[
+    list[str], typer.Option("--import", metavar="MODULE", help="Import first: registers a family of your own.")
+]
+Check = Annotated[
+    bool, typer.Option("--check", help="Also look for signs that robustness is overstated (gradient masking).")
+]
+Diagnose = Annotated[
+    bool,
+    typer.Option("--diagnose", help="Also measure local linearity and a curve over eps; kept in diagnostics.json."),
+]
+Teacher = Annotated[
+    str | None,
+    typer.Option(metavar="DIR|SOURCE", help="With --diagnose: compare with this teacher's input gradients and loss."),
+]
+
+# report, configs
+
+Page = Annotated[Path | None, typer.Option(metavar="FILE", help="Default report.html in the run directory.")]
+PackagedName = Annotated[str | None, typer.Argument(help="Print this one.", autocompletion=packaged)]

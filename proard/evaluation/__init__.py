@@ -1,0 +1,1 @@
+"""How good a student is: accuracy (`accuracy.py`), gradient masking, transfer, latency."""

@@ -1,0 +1,236 @@
+"""The blocks that students are made of, as a family's plan walks them, and the modules to measure in their place.
+
+A family marks the blocks of its network with `CostMeter.block`; a layer outside of one is a block of its own. So a
+prediction needs the plan alone, and a family without marks works too, layer by layer. What no layer of the walk stands
+for (flattening, adding positions) goes into the overhead of a whole student.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from proard.supernet import Architecture, Family, SearchSpace
+from proard.supernet.cost import Activation, CostMeter
+from proard.supernet.family import Normalize
+
+BASES = 8  # architectures from which every decision is varied, to see which blocks it changes
+MOST_COMBINATIONS = 4096  # of the decisions that change one block
+CHECKS = 200  # random architectures, at last
+WHOLE = "network"
+ARGUMENTS = {
+    "convolution": ("channels", "kernel", "stride", "groups", "bias", "batch_norm", "padding"),
+    "max_pool": ("kernel", "stride"),
+    "linear": ("features", "bias"),
+    "attention": ("heads",),
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One call of the meter: the kind of layer, its input (channels, height, width), and its arguments."""
+
+    kind: str
+    shape: tuple[int, int, int]
+    arguments: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        channels, height, width = self.shape
+        named = zip(ARGUMENTS.get(self.kind, ()), self.arguments, strict=True)
+        return f"{self.kind}({', '.join([f'{channels}x{height}x{width}', *(f'{n}={v}' for n, v in named)])})"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a student that is measured as one.
+
+    Attributes:
+        key: its layers as text, such as ``shortcut: convolution(16x8x8, channels=24, ...) + ...``; blocks of one key
+            have one latency.
+        module: name of its module in the network; None for a layer outside of a marked block.
+        layers: in the order of the forward pass.
+        multiply_adds: of one image.
+        bytes: activations read and written, and weights, in float32.
+    """
+
+    key: str
+    module: str | None
+    layers: tuple[Layer, ...]
+    multiply_adds: int
+    bytes: int
+
+
+class BlockMeter(CostMeter):
+    """Notes the blocks of a walk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks: list[Block] = []
+        self._open: list[Layer] | None = None
+
+    @contextmanager
+    def block(self, name: str, detail: str = "") -> Iterator[None]:
+        """All layers until the end of the block are one."""
+        multiply_adds, moved = self.multiply_adds, self.bytes_moved
+        layers: list[Layer] = []
+        self._open = layers
+        try:
+            yield
+        finally:
+            self._open = None
+        self._close(f"{detail}: " if detail else "", name, layers, multiply_adds, moved)
+
+    @contextmanager
+    def _layer(self, kind: str, x: Activation, *arguments: int) -> Iterator[None]:
+        multiply_adds, moved = self.multiply_adds, self.bytes_moved
+        layer = Layer(kind, (x.channels, x.height, x.width), arguments)
+        yield
+        if self._open is None:
+            self._close("", None, [layer], multiply_adds, moved)
+        else:
+            self._open.append(layer)
+
+    def _close(self, detail: str, name: str | None, layers: list[Layer], multiply_adds: int, moved: int) -> None:
+        key = detail + " + ".join(map(str, layers))
+        self.blocks.append(
+            Block(key, name, tuple(layers), self.multiply_adds - multiply_adds, self.bytes_moved - moved)
+        )
+
+    def normalize(self, x: Activation) -> Activation:
+        with self._layer("normalize", x):
+            return super().normalize(x)
+
+    def convolution(
+        self,
+        x: Activation,
+        channels: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        batch_norm: bool = True,
+        padding: int | None = None,
+    ) -> Activation:
+        pad = kernel // 2 if padding is None else padding
+        with self._layer("convolution", x, channels, kernel, stride, groups, int(bias), int(batch_norm), pad):
+            return super().convolution(x, channels, kernel, stride, groups, bias, batch_norm, padding)
+
+    def max_pool(self, x: Activation, kernel: int, stride: int) -> Activation:
+        with self._layer("max_pool", x, kernel, stride):
+            return super().max_pool(x, kernel, stride)
+
+    def global_pool(self, x: Activation) -> Activation:
+        with self._layer("global_pool", x):
+            return super().global_pool(x)
+
+    def linear(self, x: Activation, features: int, bias: bool = True) -> Activation:
+        with self._layer("linear", x, features, int(bias)):
+            return super().linear(x, features, bias)
+
+    def layer_norm(self, x: Activation) -> Activation:
+        with self._layer("layer_norm", x):
+            return super().layer_norm(x)
+
+    def attention(self, query: Activation, key: Activation, value: Activation, heads: int) -> Activation:
+        with self._layer("attention", query, heads):
+            return super().attention(query, key, value, heads)
+
+    def add_measured(self, multiply_adds: int, *counts: int, **more: Any) -> None:
+        """A network that was not walked through is one block: all of it."""
+        super().add_measured(multiply_adds, *counts, **more)
+        self.blocks.append(Block(WHOLE, "", (Layer(WHOLE, (0, 0, 0)),), multiply_adds, self.bytes_moved))
+
+
+def blocks_of(family: Family, architecture: Architecture) -> list[Block]:
+    """The blocks of a student in the order of its forward pass; nothing is run."""
+    meter = BlockMeter()
+    family.measure(family.plan(architecture), meter, Activation(*family.input_shape))
+    return meter.blocks
+
+
+def distinct_blocks(family: Family, space: SearchSpace | None = None) -> dict[str, tuple[Block, Architecture]]:
+    """Every different block of a space by its key, and an architecture that has it.
+
+    Which decisions change the block at a place is seen by varying them one at a time; then all combinations of those
+    are walked through (a random part of them where there are more than 4096).
+
+    Args:
+        family: whose plans are walked.
+        space: default all of the family's.
+    """
+    space = family.space() if space is None else space
+    rng = random.Random(0)
+    found: dict[str, tuple[Block, Architecture]] = {}
+
+    def look(architecture: Architecture) -> dict[Any, str]:
+        places = {}
+        for index, block in enumerate(blocks_of(family, architecture)):
+            found.setdefault(block.key, (block, architecture))
+            places[index if block.module is None else block.module] = block.key
+        return places
+
+    largest = space.largest()
+    choices = {decision.name: decision.distinct for decision in space.decisions}
+    changing: dict[Any, set[str]] = {}
+    for base in [largest, space.smallest(), *(space.sample(rng) for _ in range(BASES - 2))]:
+        here = look(base)
+        for name, value in base.items():
+            for choice in choices[name]:
+                if choice == value:
+                    continue
+                there = look(space.canonical({**largest, **base, name: choice}))
+                for place in here.keys() | there.keys():
+                    if here.get(place) != there.get(place):
+                        changing.setdefault(place, set()).add(name)
+    for names in {tuple(sorted(names)) for names in changing.values()}:
+        if math.prod(len(choices[name]) for name in names) <= MOST_COMBINATIONS:
+            combinations: Iterator[tuple[float, ...]] = itertools.product(*(choices[name] for name in names))
+        else:
+            combinations = (tuple(rng.choice(choices[name]) for name in names) for _ in range(MOST_COMBINATIONS))
+        for values in combinations:
+            look(space.canonical({**largest, **dict(zip(names, values, strict=True))}))
+    for _ in range(CHECKS):
+        look(space.sample(rng))
+    return found
+
+
+def layer_module(layer: Layer, batch_size: int) -> tuple[nn.Module, tuple[int, ...]]:
+    """A module for a layer outside of a marked block, and the shape of its input."""
+    (channels, height, width), arguments = layer.shape, layer.arguments
+    maps, tokens = (batch_size, channels, height, width), (batch_size, height * width, channels)
+    if layer.kind == "convolution":
+        outputs, kernel, stride, groups, bias, norm, padding = arguments
+        convolution = nn.Conv2d(channels, outputs, kernel, stride, padding, groups=groups, bias=bool(bias))
+        rest = [nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)] if norm else []
+        return nn.Sequential(convolution, *rest), maps
+    if layer.kind == "linear":
+        features, bias = arguments
+        shape = (batch_size, channels) if height * width == 1 else tokens
+        return nn.Linear(channels, features, bias=bool(bias)), shape
+    if layer.kind == "attention":
+        heads = arguments[0]
+        return _Attention(), (batch_size, heads, height * width, max(1, channels // heads))
+    if layer.kind == "max_pool":
+        kernel, stride = arguments
+        return nn.MaxPool2d(kernel, stride, kernel // 2), maps
+    if layer.kind == "layer_norm":
+        return nn.LayerNorm(channels), tokens
+    return (_GlobalPool() if layer.kind == "global_pool" else Normalize([0.5] * channels, [0.25] * channels)), maps
+
+
+class _GlobalPool(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3))
+
+
+class _Attention(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x @ x.transpose(2, 3)).softmax(-1) @ x

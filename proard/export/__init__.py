@@ -1,0 +1,1 @@
+"""Student directories: written, read, described, shared, and in other formats."""

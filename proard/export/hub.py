@@ -1,0 +1,99 @@
+"""Sharing a student directory on the Hugging Face Hub; never needed, and the one part that writes to the network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from proard.common.errors import Stopped, UserError
+from proard.export.student_directory import CARD, read_card
+
+PREFIX = "hub:"
+FRONT_MATTER = """---
+library_name: proard
+pipeline_tag: image-classification
+tags: [adversarial-robustness]
+---
+
+"""  # by which the Hub finds a model card; only what is uploaded has it
+NAME = re.compile(r"([\w-][\w.-]*/)?[\w-][\w.-]*", re.ASCII)
+
+
+def repository_name(target: str) -> str:
+    """The name in ``hub:NAME``; checked, with all else that a later `push` needs and that can be known without network.
+
+    Raises:
+        UserError: another form, a missing package, or no access token.
+    """
+    name = target.removeprefix(PREFIX)
+    if not target.startswith(PREFIX) or not NAME.fullmatch(name):
+        raise UserError(f"--push {target}: give hub:NAME or hub:OWNER/NAME, with letters, digits, '-', '_' and '.'")
+    _require_access(f"--push {target}", None)
+    return name
+
+
+def push(
+    directory: str | Path,
+    repository: str,
+    *,
+    private: bool = True,
+    token: str | None = None,
+    endpoint: str | None = None,
+    message: str = "A student of proard",
+) -> str:
+    """Upload a verified student directory as one commit; the repository is made if need be.
+
+    Args:
+        directory: with a student.json.
+        repository: ``name`` or ``owner/name``.
+        private: whether a new repository is; an existing one stays as it is.
+        token: of an account that may write; default the one that ``hf auth login`` stored, or ``HF_TOKEN``.
+        endpoint: another server than huggingface.co.
+        message: of the commit.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        UserError: no student there, a damaged one, a missing package, or no token.
+        Stopped: the server refuses, or cannot be reached; the directory is as it was.
+    """
+    card = read_card(directory)
+    token = _require_access(f"push {repository}", token)
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    # The files of the card and no others: what else lies in the directory is nobody's business.
+    folder = Path(directory)
+    operations = [CommitOperationAdd(name, folder / name) for name in (*card["files"], CARD)]
+    readme = FRONT_MATTER + (folder / "README.md").read_text(encoding="utf-8")
+    operations.append(CommitOperationAdd("README.md", readme.encode()))
+    try:
+        api = HfApi(endpoint=endpoint, token=token)
+        repo = api.create_repo(repository, private=private, exist_ok=True)
+        api.create_commit(repo.repo_id, operations, commit_message=message)
+    except Exception as error:
+        reason = next((line for line in map(str.strip, str(error).splitlines()) if line), type(error).__name__)
+        raise Stopped(f"push {repository}: {reason[:300]}; the student is in {directory}") from error
+    return str(repo)
+
+
+def push_all(directories: Sequence[Path], repository: str) -> list[str]:
+    """Upload each student; where there are several, to a repository of its own: ``<repository>-<directory>``.
+
+    Raises:
+        UserError, Stopped: as `push`.
+    """
+    several = len(directories) > 1
+    return [push(path, f"{repository}-{path.name}" if several else repository) for path in directories]
+
+
+def _require_access(where: str, token: str | None) -> str:
+    if find_spec("huggingface_hub") is None:
+        raise UserError(f"{where}: needs the package 'huggingface_hub'; pip install 'proard[hub]'")
+    from huggingface_hub import get_token
+
+    if not (token := token or get_token()):
+        raise UserError(f"{where}: no access token; run 'hf auth login', or set HF_TOKEN to a token that may write")
+    return token

@@ -1,0 +1,92 @@
+"""The section on energy: what the commands used, and one training instead of N."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from proard.common import html
+from proard.common.errors import UserError
+from proard.common.units import short
+from proard.report import figures
+from proard.report.plots import Plots, percent
+from proard.report.run_contents import Subject
+from proard.runs.savings import HEAD, NOT_COUNTED, Savings, savings, thousandths
+
+
+def energy(subject: Subject, plots: Plots) -> str:
+    """The section in HTML.
+
+    Raises:
+        UserError: there is no ``energy.json``, or it is damaged.
+    """
+    run = subject.run
+    values = subject.read(run.energy.name, "proard train")
+    try:
+        commands, method = values["commands"], str(values["method"])
+        rows = [
+            [
+                str(command["command"]),
+                str(command["when"])[:16].replace("T", " "),
+                f"{command['seconds']:.0f}",
+                thousandths(command["kwh"]),
+                thousandths(command["kg_co2eq"]),
+                str(command["country"] or "world average"),
+            ]
+            for command in commands
+        ]
+        totals = [f"{values['seconds']:.0f}", thousandths(values["kwh"]), thousandths(values["kg_co2eq"])]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{run.energy.name} is damaged; 'proard train' writes it anew") from error
+    body = html.table(
+        ["command", "when (UTC)", "seconds", "Wh", "g CO2eq", "electricity of"], [*rows, ["all", "", *totals, ""]]
+    )
+    body += html.facts([("how measured", str(values["how_measured"])), ("method", method)])
+    body += html.paragraph(
+        "Figures marked as estimated come from a model of the hardware, not from a meter. " + NOT_COUNTED, "soft"
+    )
+    return body + "<h3>One training instead of N</h3>" + _savings(subject, plots)
+
+
+def _savings(subject: Subject, plots: Plots) -> str:
+    if not subject.is_supernet:
+        return html.paragraph("this run trained one network; a supernet's run compares itself", "missing")
+    try:
+        baseline = subject.read("baseline.json", f"proard baseline --flops {subject.typical_budget()}")
+        head = ["budget", "multiply-adds", "extracted %", "trained alone %", "difference", "alone, s", "alone, Wh"]
+        body = html.paragraph(
+            "The same architecture, images, teacher, objective and epochs, trained alone from random weights. Test "
+            "accuracy, clean / robust; the difference is of robust accuracy, in points."
+        ) + html.table(head, [_comparison(row) for row in baseline["comparisons"]])
+        found = savings(subject.run, baseline)
+    except UserError as error:
+        return html.paragraph(str(error), "missing")
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return html.paragraph("baseline.json is damaged; 'proard baseline' writes it again", "missing")
+    if found is None:
+        return body + html.paragraph("What the one training took is not on record (no training in energy.json).")
+    return body + _both_ways(found, plots)
+
+
+def _both_ways(found: Savings, plots: Plots) -> str:
+    factor, unit = (1000, "Wh") if found.unit == "kwh" else (1, "s")
+    once, each, alone = (factor * getattr(part, found.unit) for part in (found.once, found.extraction, found.alone))
+    plot = figures.savings_plot(once, each, alone, unit, found.break_even)
+    assumptions = "".join(html.paragraph(sentence, "soft") for sentence in found.assumptions)
+    return (
+        html.paragraph(found.conclusion)
+        + plots.add(plot, "savings")
+        + html.table(HEAD, found.rows())
+        + html.paragraph("What this assumes:")
+        + assumptions
+    )
+
+
+def _comparison(row: Mapping[str, Any]) -> list[str]:
+    pairs = [
+        f"{percent(row[f'clean_accuracy_{name}'])} / {percent(row[f'robust_accuracy_{name}'])}"
+        for name in ("extracted", "alone")
+    ]
+    difference = f"{100 * row['robust_accuracy_difference']:+.1f}"
+    seconds = f"{row['seconds_alone']:.0f}"
+    return [row["budget"], short(row["multiply_adds"]), *pairs, difference, seconds, thousandths(row["kwh_alone"])]

@@ -1,0 +1,130 @@
+"""The front, and the choice of a student by budget."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from proard.common import html
+from proard.common.errors import UserError
+from proard.common.svg import stages_svg
+from proard.common.units import short
+from proard.report.figures import front_plot, scored
+from proard.report.plots import Plots, percent
+from proard.report.run_contents import BUDGETS, COSTS, Student, Subject, best_within
+
+CONTROL = """
+<div class="budget" id="budget">
+<div class="controls">
+<label>budget of <select id="budget-cost">{options}</select></label>
+<label class="wide">from the smallest to the largest
+<input type="range" id="budget-slider" min="0" max="1000" step="5" value="500"></label>
+<label>or a number, such as 100M
+<input type="text" id="budget-text" autocomplete="off" spellcheck="false"></label>
+</div>
+<div id="chosen" aria-live="polite">
+<p><strong id="chosen-name"></strong></p>
+<div id="chosen-picture"></div>
+<dl class="facts" id="chosen-facts"></dl>
+</div>
+<div class="command" id="command-row"><pre><code id="command"></code></pre>
+<button type="button" id="copy">Copy</button> <span id="copied" role="status"></span></div>
+</div>"""
+
+
+def choice(subject: Subject, plots: Plots) -> tuple[str, dict[str, Any]]:
+    """The section in HTML, and what the page's script needs to choose.
+
+    Args:
+        subject: the run.
+        plots: of the page; the figures are added.
+
+    Raises:
+        UserError: there is nothing to choose from.
+    """
+    if not subject.is_supernet:
+        raise UserError("this run trained one network, so there is nothing to choose")
+    candidates, searched = subject.candidates
+    best = {cost: found for cost in COSTS if (found := best_within(candidates, cost))}
+    drawn = {cost: front_plot(candidates, subject.students, cost, searched) for cost in best}
+    for cost, plot in drawn.items():
+        plots.keep(plot, f"front-{cost}")
+    if searched:
+        how = (
+            "These students were measured by 'proard search'. 'proard extract' takes the same one wherever a "
+            "measured student uses at least half of the limit; else it measures some more."
+        )
+    else:
+        how = (
+            f"No front yet: these are the few students that were validated or extracted; 'proard search --run "
+            f"{subject.run.path}' measures many. 'proard extract' measures some before it chooses."
+        )
+    first, plot = next(iter(drawn.items()))
+    tables = (html.details(f"Best students by {COSTS[c]}", html.table(p.head, p.rows)) for c, p in drawn.items())
+    inside = (
+        html.paragraph(f"Costs are per image; 1 multiply-add = 1 FLOP. {how}")
+        + CONTROL.format(options="".join(f'<option value="{cost}">{COSTS[cost]}</option>' for cost in best))
+        + plots.figure(plot, f"front-{first}", "front-plot")
+        + "".join(tables)
+    )
+    return inside, _data(subject, candidates, best)
+
+
+def _data(subject: Subject, candidates: Sequence[Student], best: Mapping[str, Sequence[Student]]) -> dict[str, Any]:
+    """The candidates in order, with more about those that some budget leads to."""
+    choosable = {id(student) for students in best.values() for student in students}
+    tested = {_key(student): student for student in subject.students if student.architecture and not student.alone}
+    decisions = subject.decisions
+    pictures: list[str] = []
+    rows = []
+    for student in candidates:
+        if student.validation is None:
+            continue
+        row: dict[str, Any] = {
+            "name": student.name,
+            "costs": {cost: student.costs[cost] for cost in COSTS if cost in student.costs},
+            "robust": student.validation.robust,
+            "clean": student.validation.clean,
+            "facts": [],
+            "picture": None,
+        }
+        if id(student) in choosable:
+            row["facts"] = _facts(student, tested.get(_key(student)))
+            if student.architecture and decisions:
+                row["picture"] = len(pictures)
+                pictures.append(stages_svg(decisions, student.architecture))
+        rows.append(row)
+    costs = {cost: [row["costs"][cost] for row in rows if cost in row["costs"]] for cost in best}
+    return {
+        "students": rows,
+        "pictures": pictures,
+        "run": shlex.quote(str(subject.run.path)),
+        "options": BUDGETS,
+        "nouns": COSTS,
+        "ranges": {cost: [min(values), max(values)] for cost, values in costs.items()},
+        "initial": {cost: short(sorted(values)[len(values) // 2], up=True) for cost, values in costs.items()},
+    }
+
+
+def _key(student: Student) -> str:
+    """Equal for equal architectures."""
+    return str(student.architecture and dict(student.architecture))
+
+
+def _facts(student: Student, extracted: Student | None) -> list[tuple[str, str]]:
+    """What is shown of a chosen student."""
+    rows = [(noun, short(student.costs[cost])) for cost, noun in COSTS.items() if cost in student.costs]
+    rows += [
+        (noun, f"{short(student.costs[name])}B, float32")
+        for name, noun in (("peak_activation_bytes", "peak activations"), ("file_bytes", "weight file"))
+        if name in student.costs
+    ]
+    if scores := student.validation:
+        rows.append(
+            ("validation", f"clean {percent(scores.clean)} %, robust {percent(scores.robust)} % ({scores.where})")
+        )
+    if extracted and (scores := extracted.test):
+        accuracies = f"clean {scored(scores, 'clean')} %, robust {scored(scores, 'robust')} %"
+        rows.append(("test", f"{accuracies} ({scores.where}; as {extracted.name})"))
+    return rows

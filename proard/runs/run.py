@@ -1,0 +1,87 @@
+"""A run directory: where a training keeps its configuration, checkpoint, metrics and students."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from proard.common.environment import environment
+from proard.common.errors import UserError
+from proard.common.files import atomic_write, write_json
+from proard.config import Config, load_config
+
+RUNS = Path("runs")
+
+
+class Run:
+    """Names of the files of one run.
+
+    Args:
+        path: the directory; made on `create`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.checkpoint = self.path / "checkpoint.pt"
+        self.metrics = self.path / "metrics.jsonl"
+        self.environment = self.path / "environment.json"
+        self.energy = self.path / "energy.json"
+        self.students = self.path / "students"
+
+    @classmethod
+    def find(cls, path: str | Path | None = None) -> Run:
+        """The run at ``path``, by default the newest in ``runs/``.
+
+        Raises:
+            UserError: there is none.
+        """
+        if path is not None:
+            run = cls(path)
+            if not run.config_file.is_file():
+                raise UserError(f"run {path}: no config.yaml there; give the directory that 'proard train' wrote")
+            return run
+        found = sorted(RUNS.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime)
+        if not found:
+            raise UserError(f"no run in {RUNS}/: start with 'proard train --config quickstart.yaml', or give --run DIR")
+        return cls(found[-1].parent)
+
+    @classmethod
+    def fresh(cls, config_name: str | Path) -> Run:
+        """A name that is not taken: ``runs/<config>-<time>``."""
+        stem = RUNS / f"{Path(config_name).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        candidates = [stem, *(stem.with_name(f"{stem.name}-{n}") for n in range(2, 1000))]
+        return cls(next(candidate for candidate in candidates if not candidate.exists()))
+
+    def create(self, config: Config) -> None:
+        """Make the directory, with the resolved configuration and the environment.
+
+        Raises:
+            UserError: it holds another run already, or cannot be made.
+        """
+        if self.config_file.exists():
+            raise UserError(f"run {self.path}: already holds a run; continue it with --resume, or choose another --run")
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"run {self.path}: is a file; give a directory to --run")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            atomic_write(self.config_file, config.to_yaml())
+            write_json(self.environment, environment(config.seed))
+        except OSError as error:
+            raise UserError(f"run {self.path}: cannot be written ({error.strerror or error})") from error
+
+    def config(self) -> Config:
+        """The configuration that the run was started with."""
+        return load_config(self.config_file)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, without one that a process left unfinished when it was killed."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]

@@ -1,0 +1,39 @@
+"""TensorBoard: event files in ``RUN/tensorboard``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from proard.config import Config
+from proard.runs.trackers.base import Tracker, scalars, trackers
+
+
+@trackers.register("tensorboard")
+class TensorBoard(Tracker):
+    """A curve over optimizer steps for every number, and the configuration as text."""
+
+    package = "tensorboard"
+
+    def start(self, run: Path, config: Config) -> None:
+        """See `Tracker`."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        last = self.state.get("step")
+        # A reader drops what an earlier file has from this step on: rows of which it is not known that they arrived.
+        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=None if last is None else last + 1)
+        if last is None:
+            indented = "".join(f"    {line}\n" for line in config.to_yaml().splitlines())  # which is code in Markdown
+            self.writer.add_text("config", indented, 0)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """See `Tracker`."""
+        for name, value in scalars(row).items():
+            self.writer.add_scalar(name, value, row["step"])
+        self.writer.flush()
+        self.state["step"] = row["step"]
+
+    def finish(self, complete: bool) -> None:
+        """See `Tracker`."""
+        self.writer.close()
