@@ -16,7 +16,7 @@ from proard.common.errors import UserError
 from proard.samplers import Signals, samplers
 from proard.samplers.estimates import Regression
 from proard.supernet import Architecture, SearchSpace, families
-from proard.supernet.strata import Strata
+from proard.supernet.cost_bins import Strata
 
 
 @pytest.fixture

@@ -62,10 +62,6 @@ class SupernetConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     family: str = Field("resnet", description="Its name; the options of that family are further keys of this section.")
-    classifiers: Count = Field(1, description="Classifiers, each for the students of one bin of multiply-adds.")
-    batch_norms: Literal["shared", "per_width"] = Field(
-        "shared", description="Whether all widths of a batch norm share its weight and bias."
-    )
     weights: Path | None = Field(None, description="A run directory, whose supernet's best weights are begun with.")
 
     @property
@@ -129,9 +125,6 @@ class PhaseConfig(Section):
     sampler: Component = Field(Component(name="sandwich"), description="Which students train in a step.")
     crafting: Component = Field(
         Component(name="own"), description="Whether the students of a step share adversarial images."
-    )
-    gradients: Literal["sum", "project"] = Field(
-        "sum", description="How those of a step's students are joined; project removes the largest's conflicts."
     )
     attack: AttackConfig | None = Field(
         None, description="Of this phase: cheaper in an early one, say. Default: the run's."
@@ -252,10 +245,8 @@ class Config(Section):
             if self.student != StudentConfig():
                 raise ValueError("student: is for mode student; add the top-level key 'mode: student', or remove it")
             return self
-        for key in ("classifiers", "batch_norms", "weights"):
-            if getattr(self.supernet, key) != SupernetConfig.model_fields[key].default:
-                own = "; give student.weights" if key == "weights" else ", whose students share weights"
-                raise ValueError(f"supernet.{key} is for mode supernet{own}; remove it")
+        if self.supernet.weights is not None:
+            raise ValueError("supernet.weights is for mode supernet; remove it, or give student.weights")
         for kind in ("directory", "timm"):
             if getattr(self.student, kind) is not None and self.supernet != SupernetConfig():
                 raise ValueError(f"supernet: remove it; student.{kind} says what network it is")
@@ -270,12 +261,6 @@ class Config(Section):
         for index, phase in enumerate(self.phases):
             if phase.elastic:
                 raise ValueError(f"phases.{index}.elastic: mode student trains one network, of which nothing varies")
-        return self
-
-    @model_validator(mode="after")
-    def _averages_are_kept_where_one_teaches(self) -> Config:
-        if self.teacher.smallest == "averaged" and (self.ema_decay is None or self.mode == "student"):
-            raise ValueError("teacher.smallest: averaged is a supernet's running average; set ema_decay, such as 0.99")
         return self
 
     @model_validator(mode="after")

@@ -31,7 +31,6 @@ from proard.runs.run import Run
 from proard.samplers import Sampler
 from proard.supernet import Architecture
 from proard.training import phases
-from proard.training.gradient_projection import Projection
 from proard.training.initial_weights import load_initial_weights, load_run_weights
 from proard.training.interruption import Interrupted, SignalWatch
 from proard.training.optimizer import learning_rate, new_optimizer
@@ -155,34 +154,51 @@ class Trainer:
         self._log_epoch(progress, time.monotonic() - started, len(remaining))
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, progress: float = 1.0) -> None:
-        """One optimizer step: cut each student, train it, add its gradient back."""
+        """One optimizer step: each of its students is cut out, trained, and its gradient added back.
+
+        Args:
+            images: of the batch, or of this rank's share of it (N, C, H, W).
+            labels: (N,).
+            progress: of the phase, in [0, 1].
+        """
+        # The teacher's answers on the clean images: computed when first asked for, then remembered for all students
         images = images.contiguous(memory_format=torch.channels_last)
-        self.optimizer.zero_grad(set_to_none=False)
         teacher = None if self.teacher is None else BatchTeacher(self.teacher, images)
-        largest = self.supernet.space.largest()
-        crafted: torch.Tensor | None = None
+        crafted: torch.Tensor | None = None  # adversarial images that this step's students may share
+        self.optimizer.zero_grad(set_to_none=False)
         for drawn in self._students_of_a_step():
+            # Which student
             architecture = self._choose(drawn, teacher, images, labels, crafted)
+            objective = self.objective
+            if self.joint is not None and architecture == self.supernet.space.largest():
+                objective = self.joint
+            # Cut, attack and loss
             student = self.supernet.student(architecture)
-            objective = self.joint if self.joint is not None and architecture == largest else self.objective
             batch = Batch(images, labels, self.generator, progress, self.crafting, crafted)
             with autocast(self.device, self.precision):
-                outcome = objective.outcome(student, self._teacher_of(architecture, teacher, images), batch)
+                outcome = objective.outcome(student, teacher, batch)
+            # Gradients back
             outcome.loss.backward()
             self.supernet.accumulate(student)
+            # What it leaves to the other students, to the sampler and to the record
             if objective is self.joint:
                 teacher = BatchTeacher(student, images, outcome.clean_logits)
-            if self.projection is not None and architecture == largest:
-                self._sum_gradients(len(images))
-                self.projection.largest_done()
             if crafted is None or self.crafting.source == "previous":
                 crafted = outcome.adversarial_images
             found = signals(outcome, teacher, images, labels)
             self.sampler.update(architecture, found)
             self.record.count(architecture, outcome.loss.detach(), found)
-        self._sum_gradients(len(images))
-        if self.projection is not None:
-            self.projection.join()
+        # Update
+        self._update(len(images))
+
+    def _update(self, images: int) -> None:
+        """Change the weights, and their moving average, by the summed gradients of a step's students.
+
+        Args:
+            images: of this rank; each rank counts by its part of the batch, as if one process had the whole batch.
+        """
+        gradients = [parameter.grad for parameter in self.supernet.parameters() if parameter.grad is not None]
+        sum_over_ranks(gradients, images / self.batch_size)
         if self.config.optimizer.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.supernet.parameters(), self.config.optimizer.gradient_clip)
         self.optimizer.step()
@@ -191,22 +207,15 @@ class Trainer:
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.averaged.parameters()), list(self.supernet.parameters()), 1 - decay)
 
-    def _sum_gradients(self, images: int) -> None:
-        """Over the ranks, each by its part of the batch: what one process would have with the whole batch."""
-        gradients = [parameter.grad for parameter in self.supernet.parameters() if parameter.grad is not None]
-        sum_over_ranks(gradients, images / self.batch_size)
-
     def _students_of_a_step(self) -> list[Architecture]:
         """What the sampler draws, in the order in which it trains."""
         space = self.supernet.space
         drawn = self.sampler.sample(self.position.epoch * self.sampler.steps_per_epoch + self.position.batch)
         drawn = [drawn[index] for index in self.crafting.order([space.cost(a).multiply_adds for a in drawn])]
-        if self.joint is None and self.projection is None:
+        if self.joint is None:
             return drawn
-        # The largest comes first: it is the others' teacher in this step, or its gradient is put aside.
-        return sorted(
-            [space.largest(), *drawn] if self.joint is not None else drawn, key=lambda a: a != space.largest()
-        )
+        # The largest comes first: it is the others' teacher in this step.
+        return sorted([space.largest(), *drawn], key=lambda a: a != space.largest())
 
     def _choose(
         self,
@@ -225,15 +234,6 @@ class Trainer:
             found = [divergence(self.supernet.student(a)(seen), teacher, images, labels) for a in candidates]
         return self.sampler.choose(candidates, mean_over_ranks(torch.stack(found)).tolist())
 
-    def _teacher_of(
-        self, architecture: Architecture, teacher: BatchTeacher | None, images: torch.Tensor
-    ) -> BatchTeacher | None:
-        """The step's teacher; the smallest student may have the averaged supernet's largest for its own."""
-        space = self.supernet.space
-        if self.averaged is None or self.config.teacher.smallest == "same" or architecture != self.smallest:
-            return teacher
-        return BatchTeacher(self.averaged.student(space.largest()).eval(), images)
-
     # -----------------------------------------------------------------------------------------------------------------
     # Phases
 
@@ -251,19 +251,15 @@ class Trainer:
             unlocked = set(phases.phase_kinds(self.config, index - 1, space)) if index else set()
             if self.config.sort_channels:
                 self.supernet.sort_channels(kinds - unlocked, unlocked)
-            self.supernet.begin_private(kinds)
         self.objective: Objective = phases.phase_objective(self.config, index)
         self.joint = phases.joint_objective(self.config, index) if self.config.teacher.mode == "joint" else None
         self.sampler: Sampler = phases.phase_sampler(self.config, index, space, len(self._batches()))
         self.crafting = phases.phase_crafting(self.config, index)
-        part = phases.phase_space(self.config, index, space)
-        self.smallest, self.record = part.smallest(), StudentRecord(part, self.device)
+        self.record = StudentRecord(phases.phase_space(self.config, index, space), self.device)
         wanted = self.objective.needs_teacher or self.config.phases[index].refresh_teacher
         if wanted and self.joint is None and self.teacher is None:
             self.teacher = freeze_largest(self.supernet, self.validate.calibration)
         self.optimizer = new_optimizer(self.config.optimizer, self.supernet)
-        project = self.config.phases[index].gradients == "project"
-        self.projection = Projection(self.supernet.parameters()) if project else None
         self.averaged = copy.deepcopy(self.supernet) if self.config.ema_decay is not None else None
         self.best = None
         self.lowest_loss = float("inf")

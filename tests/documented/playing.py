@@ -178,14 +178,7 @@ def build_section(values: dict[str, Any], text: str) -> None:
     said = re.search(r"\bat (\d+)x(\d+)x(\d+)\b", text)
     shape = tuple(map(int, said.groups())) if said else (3, 32, 32)
     config = SupernetConfig.model_validate(values)
-    build_supernet(
-        config.family,
-        num_classes=10,
-        input_shape=shape,
-        classifiers=config.classifiers,
-        batch_norms=config.batch_norms,
-        **config.options,
-    )
+    build_supernet(config.family, num_classes=10, input_shape=shape, **config.options)
 
 
 def build_configuration(config: Config) -> None:
