@@ -18,7 +18,7 @@ from proard.common.errors import UserError
 from proard.config import Component, Config, parse_config, schema_file
 from proard.runs.components import attack, threat_model
 from proard.supernet import SearchSpace, build_supernet
-from proard.training.phases import phase_crafting, phase_objective, phase_sampler
+from proard.training.phases import build_phases
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "scripts" / "site"))
@@ -151,11 +151,13 @@ def built(kind: str, name: str, given: dict[str, Any], space: SearchSpace) -> An
     """A component with the given options, as a configuration builds it."""
     norm = "l2" if name == "fgm" else "linf"
     phase = {**PHASE, **({kind: {"name": name, **given}} if kind in ("objective", "sampler", "crafting") else {})}
-    config = parse_config({"data": {"name": "digits"}, "threat": {"norm": norm, "eps": 0.1}, "phases": [phase]})
+    config = parse_config(
+        {"data": {"name": "digits"}, "threat": {"norm": norm, "eps": 0.1}, "phases": [phase], "teacher": "joint"}
+    )
     if kind == "attack":
         return attack(parse_config({**WHOLE, "attack": {"name": name, **given}}).attack, threat_model(config))
-    make = {"objective": phase_objective, "crafting": phase_crafting}.get(kind)
-    return phase_sampler(config, 0, space) if make is None else make(config, 0)
+    (built,) = build_phases(config, space)
+    return {"objective": built.objective, "crafting": built.crafting, "sampler": built.sampler()}[kind]
 
 
 COMPONENTS = [(kind, name) for kind, registry in components.REGISTRIES.items() for name in registry.names()]

@@ -32,7 +32,7 @@ from proard.runs.run import Run, read_metrics
 from proard.supernet import Architecture, Decision, Family, Supernet, build_supernet, families
 from proard.supernet.cost import Activation, CostMeter
 from proard.training.interruption import Interrupted
-from proard.training.phases import check_phases
+from proard.training.phases import build_phases
 from proard.training.trainer import Trainer
 
 timm = pytest.importorskip("timm", reason="needs timm, of the extra teachers")
@@ -607,12 +607,12 @@ def test_objectives_that_distil_need_a_teacher(single: dict[str, Any], student: 
         config: Config = parse_config(single)
         space = supernet_for(config, data).space
         if not objectives.build(name, {}).needs_teacher:
-            check_phases(config, space)
+            build_phases(config, space)
             continue
         needing += 1
         with pytest.raises(UserError, match=r"phases\.0: 'student' distils from a teacher, and there is none"):
-            check_phases(config, space)
-        check_phases(parse_config({**single, "teacher": str(student)}), space)
+            build_phases(config, space)
+        build_phases(parse_config({**single, "teacher": str(student)}), space)
     assert needing >= 3
 
 
