@@ -382,6 +382,9 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
                 cells.append(interval([robust(arms[arm][s], place) - robust(arms[BASE][s], place) for s in common]))
             lines.append("| " + " | ".join([arm, str(len(common)), *cells]) + " |")
         lines.append("")
+    gone = dict.fromkeys(row["arm"] for row in rows if row["arm"] not in ("teacher", ALONE, *ARMS))
+    if gone:
+        lines += [f"Options that are gone, whose code commit 4dcd4b2 has: {'; '.join(gone)}.", ""]
     return lines
 
 
