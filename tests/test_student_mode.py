@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_training import final_state, same
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -87,23 +88,6 @@ def make_trainer(values: dict[str, Any], tmp_path: Path) -> Trainer:
     config = parse_config(values)
     (tmp_path / "run").mkdir(exist_ok=True)
     return Trainer(config, load_data(config.data), Run(tmp_path / "run"), quiet=True)
-
-
-def final_state(run: Path) -> dict[str, Any]:
-    state = load_checkpoint(run / "checkpoint.pt")
-    state["position"].pop("seconds")
-    state.pop("metrics_bytes")
-    return state
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
 
 
 # ---------------------------------------------------------------------------------------------------------------------

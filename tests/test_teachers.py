@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from test_training import final_state, same
 from torch import nn
 from torch.nn import functional
 
@@ -408,23 +409,6 @@ def distilling(tiny: dict[str, Any], student: Path) -> dict[str, Any]:
     tiny["phases"] = [{**tiny["phases"][1], "epochs": 2}]
     tiny["teacher"] = {"source": str(student)}
     return tiny
-
-
-def final_state(run: Path) -> dict[str, Any]:
-    state = load_checkpoint(run / "checkpoint.pt")
-    state["position"].pop("seconds")
-    state.pop("metrics_bytes")
-    return state
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:

@@ -547,11 +547,10 @@ def test_the_estimate_adds_up_what_it_measures(trainer: Trainer, monkeypatch: py
     teacher, width, everything = seconds_per_step(trainer)
     # Two attack steps there and back, and twice the loss: once on clean images, once on others, each with its gradient.
     assert set(counted.values()) == {2 * 2 + 2 * 3}
-    epochs = [phase.epochs for phase in trainer.config.phases]
-    assert teacher == pytest.approx(0.1 + 0.010 + validation / epochs[0])
+    assert teacher == pytest.approx(0.1 + 0.010 + validation)
     # Four students of two widths in two stages (all there are), and the teacher's answers; three are validated.
-    assert width == pytest.approx(4 * (0.1 + 0.010) + 0.001 + 3 * validation / epochs[1])
-    assert everything == pytest.approx(4 * (0.1 + 0.010) + 0.001 + 3 * validation / epochs[2])
+    assert width == pytest.approx(4 * (0.1 + 0.010) + 0.001 + 3 * validation)
+    assert everything == pytest.approx(4 * (0.1 + 0.010) + 0.001 + 3 * validation)
 
 
 def test_times_for_people() -> None:

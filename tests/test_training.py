@@ -30,12 +30,13 @@ from proard.training.optimizer import learning_rate
 from proard.training.phases import build_phases
 from proard.training.trainer import Trainer, TrainingDiverged
 
-TIMES = ("seconds", "images_per_second", "peak_memory_bytes")
+TIMES = ("seconds", "processor_seconds", "images_per_second", "peak_memory_bytes")
 
 
 def final_state(run: Path) -> dict[str, Any]:
     state = load_checkpoint(run / "checkpoint.pt")
     state["position"].pop("seconds")
+    state["compute"].pop("processor_seconds")
     state.pop("metrics_bytes")  # rows hold times, whose number of digits differs
     state["config"].pop("checkpoint_minutes")
     return state

@@ -220,7 +220,7 @@ class Trainer:
         if self.joint is None:
             return drawn
         # The largest comes first: it is the others' teacher in this step.
-        return sorted([space.largest(), *drawn], key=lambda a: a != space.largest())
+        return list(dict.fromkeys([space.largest(), *drawn]))
 
     def _choose(
         self,
