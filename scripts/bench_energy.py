@@ -35,7 +35,7 @@ START = """
 import resource
 import torch
 from proard.config import EnergyConfig
-from proard.energy import EnergyMeter
+from proard.runs.energy import EnergyMeter
 
 def processor():
     both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -50,7 +50,7 @@ WAITED = """
 import time
 from proard.config import EnergyConfig, load_config
 from proard.data import load_data
-from proard.energy import EnergyMeter
+from proard.runs.energy import EnergyMeter
 from proard.training import Trainer
 
 meter = EnergyMeter(EnergyConfig(), None, "train")

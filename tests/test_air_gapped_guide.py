@@ -25,7 +25,7 @@ def refuse(*arguments, **options):
 socket.socket.connect = socket.socket.connect_ex = socket.socket.sendto = refuse
 socket.getaddrinfo = socket.gethostbyname = socket.create_connection = refuse
 
-from proard.cli import main
+from proard.commands.cli import main
 for command in sys.stdin.read().splitlines():
     try:
         main(command.split())

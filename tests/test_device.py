@@ -9,7 +9,7 @@ import pytest
 
 FAULTS = """
 import resource, torch
-from proard.device import keep_freed_memory
+from proard.common.device import keep_freed_memory
 keep_freed_memory({keep})
 def work(): torch.zeros(64 * 2**18).add_(1)  # 64 MiB: 16384 pages
 for _ in range(8): work()

@@ -97,9 +97,9 @@ import sys, torch, yaml
 from proard.attacks import FGSM, ThreatModel
 from proard.config import parse_config
 from proard.data import load_data
-from proard.distributed import process_group, rank, share, world_size
-from proard.run import Run
-from proard.trackers import trackers
+from proard.common.distributed import process_group, rank, share, world_size
+from proard.runs.run import Run
+from proard.runs.trackers import trackers
 from proard.training import Trainer
 
 values, found = yaml.safe_load(open(sys.argv[1])), {}
@@ -148,7 +148,7 @@ def test_two_ranks_with_half_the_batch_have_the_gradients_of_one_with_all(tiny: 
 
 TRACKER = """
 import json
-from proard.trackers import Tracker, trackers
+from proard.runs.trackers import Tracker, trackers
 
 @trackers.register("own")
 class Own(Tracker):

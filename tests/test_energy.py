@@ -185,7 +185,7 @@ def refuse(*arguments, **options):
 
 socket.socket.connect = socket.getaddrinfo = refuse
 from proard.config import EnergyConfig
-from proard.energy import EnergyMeter
+from proard.runs.energy import EnergyMeter
 with EnergyMeter(EnergyConfig(country="USA"), Path("energy.json"), "train") as meter:
     time.sleep(0.1)
 assert meter.record["kwh"] > 0, meter.record

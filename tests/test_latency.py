@@ -21,6 +21,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from proard.commands.cli import main
+from proard.commands.extract import find_table
+from proard.commands.profile import profile
 from proard.common.errors import UserError
 from proard.common.units import short_time
 from proard.evaluation.latency import (
@@ -29,11 +31,8 @@ from proard.evaluation.latency import (
     Timing,
     blocks_of,
     distinct_blocks,
-    find_table,
     latency_card,
-    latency_of,
     measure_latency,
-    profile,
     time_calls,
     with_latency,
 )
@@ -605,7 +604,7 @@ def test_the_command_with_known_times(run: Path, synthetic: None, capsys: pytest
     assert max(map(len, printed)) <= 80
     family = build_family(run)
     table = find_table(Run(run), family)
-    predict = latency_of(Run(run), family, run / "latency.json")
+    predict = find_table(Run(run), family, run / "latency.json").predict
     architecture = family.space().smallest()
     assert predict(architecture) == table.predict(architecture)
     assert f"{len(table.blocks)} of {len(distinct_blocks(family))} distinct ones measured" in text

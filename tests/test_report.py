@@ -19,7 +19,7 @@ from small_families import SMALL_FAMILIES
 
 import proard.commands.report
 import proard.report.attacked
-import proard.search.labeller
+import proard.runs.trained_run
 from proard import extract
 from proard.commands.cli import main
 from proard.commands.extract import Extractor
@@ -121,14 +121,14 @@ def run(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page about it, with class names that are hostile too."""
-    original = proard.search.labeller.load_data
+    original = proard.runs.trained_run.load_data
 
     def load(config: Any) -> DataSplits:
         data = original(config)
         return dataclasses.replace(data, class_names=(HOSTILE, *data.class_names[1:]))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(proard.search.labeller, "load_data", load)
+        patch.setattr(proard.runs.trained_run, "load_data", load)
         return write_report(run, tmp_path_factory.mktemp("page") / "page.html", quiet=True)
 
 
@@ -255,7 +255,7 @@ def test_a_section_without_data_says_what_makes_it(
     def no_data(config: Any) -> Any:
         raise proard.common.errors.UserError("data digits: not here")
 
-    monkeypatch.setattr(proard.search.labeller, "load_data", no_data)
+    monkeypatch.setattr(proard.runs.trained_run, "load_data", no_data)
     monkeypatch.setattr("proard.report.run_contents.load_data", no_data)
     (bare / "energy.json").unlink()
     assert exit_code("report", "--run", str(bare), "--quiet") == 0
@@ -412,8 +412,11 @@ def test_images_as_png(channels: int) -> None:
 
 def test_the_attack_is_that_of_the_run(run: Path) -> None:
     attacked = Attacked(Subject(Run(run)))
-    names = sorted((card["multiply_adds"], f.name) for f in (run / "students").iterdir() for card in [read_card(f)])
-    assert [victim.name for victim in attacked.victims] == [name for _, name in names]
+    cards = sorted(((read_card(f), f.name) for f in (run / "students").iterdir()), key=lambda c: c[0]["multiply_adds"])
+    # How well a student does depends on the processor's arithmetic, and with it which one each budget gets.
+    differ = cards[0][0]["architecture"] != cards[-1][0]["architecture"]
+    ends = [name for _, name in cards] if differ else ["smallest of the space", "largest of the space"]
+    assert [victim.name for victim in attacked.victims] == ends
     shown = attacked.shown()
     assert len(shown) == 6
     for one in shown:

@@ -76,7 +76,7 @@ from torch import distributed
 from proard.objectives import Outcome
 from proard.samplers import samplers
 from proard.supernet import families
-from proard.training.record import signals
+from proard.training.student_record import signals
 rank = int(sys.argv[1])
 distributed.init_process_group("gloo", init_method="file://{tmp_path}/meet", rank=rank, world_size=2)
 space = families.build("resnet", {{"num_classes": 10, "input_shape": (1, 8, 8)}}).space()

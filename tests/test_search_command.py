@@ -17,10 +17,10 @@ import pytest
 import torch
 import yaml
 
-import proard.search.labeller
+import proard.runs.trained_run
 from proard import extract
 from proard.commands.cli import main
-from proard.commands.printing import summary
+from proard.commands.printing import search_summary
 from proard.commands.search import search
 from proard.common.errors import UserError
 from proard.evaluation.accuracy import measure
@@ -43,7 +43,7 @@ OPTIONS: dict[str, Any] = {
     "regressors": ("ridge",),
     "quiet": True,
 }
-SEARCH = "import proard.search; proard.search.search({run!r}, **{options!r})"
+SEARCH = "from proard.commands.search import search; search({run!r}, **{options!r})"
 
 
 def fresh(trained_run: Path, place: Path) -> Path:
@@ -127,9 +127,9 @@ def test_a_search_sees_no_test_image(trained_run: Path, tmp_path: Path, monkeypa
         def __getattr__(self, name: str) -> Any:
             raise AssertionError("the test split was read")
 
-    original = proard.search.labeller.load_data
+    original = proard.runs.trained_run.load_data
     monkeypatch.setattr(
-        proard.search.labeller, "load_data", lambda config: dataclasses.replace(original(config), test=Forbidden())
+        proard.runs.trained_run, "load_data", lambda config: dataclasses.replace(original(config), test=Forbidden())
     )
     assert search(fresh(trained_run, tmp_path / "run"), **{**OPTIONS, "verify": 0}) is not None
 
@@ -214,7 +214,7 @@ def test_a_space_that_is_measured_completely_needs_no_predictor(run: Path, monke
     assert result is not None
     assert result.report["labels"] == 12
     assert "predictor" not in result.report
-    assert "every student was measured" in "\n".join(summary(result))
+    assert "every student was measured" in "\n".join(search_summary(result))
 
 
 def test_wrong_arguments_of_search(run: Path, tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_colour_is_for_terminals(
 def test_a_real_terminal(tmp_path: Path) -> None:
     """In another process: bar with the time left, table, colour. It does not say how wide it is: 80 columns."""
     code = (
-        "import sys, time; from proard.common.progress import Progress; from proard import terminal\n"
+        "import sys, time; from proard.common.progress import Progress; from proard.common import terminal\n"
         "with Progress('labelling', 4, 'students') as bar:\n"
         "    for _ in range(4): time.sleep(0.15); bar.advance()\n"
         "terminal.print_table([{'student': 's', **{f'attack{i} %': '98.9 (97.2-99.6)' for i in range(7)}}])\n"

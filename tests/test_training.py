@@ -22,10 +22,10 @@ from proard.common.errors import UserError
 from proard.config import load_config, parse_config
 from proard.data import load_data
 from proard.objectives import Batch
-from proard.runs import components
 from proard.runs.checkpoint import load_checkpoint
 from proard.runs.components import supernet_for, threat_model
 from proard.runs.run import Run, read_metrics
+from proard.training import phases
 from proard.training.interruption import Interrupted
 from proard.training.optimizer import learning_rate
 from proard.training.trainer import Trainer, TrainingDiverged
@@ -115,9 +115,9 @@ def test_a_phase_may_have_an_attack_of_its_own(tiny: dict[str, Any]) -> None:
     tiny["phases"][0]["attack"] = {"name": "nfgsm"}
     tiny["phases"][1]["attack"] = {"steps": 7}
     config = parse_config(tiny)
-    attacks = [components.phase_objective(config, index).attack for index in range(3)]
+    attacks = [phases.phase_objective(config, index).attack for index in range(3)]
     assert [attack.name for attack in attacks] == ["nfgsm", "pgd7", "pgd2"]
-    assert [components.joint_objective(config, index).attack.name for index in range(3)] == ["nfgsm", "pgd7", "pgd2"]
+    assert [phases.joint_objective(config, index).attack.name for index in range(3)] == ["nfgsm", "pgd7", "pgd2"]
     assert all(attack.threat == threat_model(config) for attack in attacks)
 
 
