@@ -24,7 +24,7 @@ COUNTS = ("steps", "queries")  # what a number behind a name sets: pgd20, square
 
 
 def attack_names() -> list[str]:
-    """Registered names and presets, which need no number; of ``pgd``, results always name the steps, as in ``pgd20``."""
+    """Registered names and presets, which need no number; of ``pgd``, results name the steps, as in ``pgd20``."""
     return [*(name for name in attacks.names() if name != "pgd"), *PRESETS]
 
 
