@@ -85,7 +85,7 @@ class ThreatConfig(Section):
 
 
 class PGDOptions(Section):
-    """The options of ``pgd``."""
+    """The options of the attack ``pgd``."""
 
     steps: Count = Field(10, description="Gradient steps.")
     step_size: Positive | None = Field(None, description="Default: 2.5 x eps / steps.")
@@ -209,7 +209,7 @@ def _named(value: Any) -> Any:
 
 
 class Config(Section):
-    """A whole run."""
+    """The whole configuration of a run."""
 
     seed: int = Field(0, ge=0, description="Of weights, order of images, students and attacks.")
     imports: tuple[str, ...] = Field(
