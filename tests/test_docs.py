@@ -62,6 +62,13 @@ def test_the_configuration_of_the_guide_to_speed_is_valid() -> None:
     assert [training_attack(config, index).name for index in range(3)] == ["pgd10", "nfgsm", "pgd10"]
 
 
+def test_the_rooms_are_those_of_the_house() -> None:
+    trees = [re.findall(r"```text\n(proard/\n.*?)```", page.read_text(encoding="utf-8"), re.DOTALL) for page in AT_HOME]
+    assert trees[0] == trees[1] != []
+    rooms = {path.parent.name for path in (ROOT / "proard").glob("*/__init__.py")}
+    assert set(re.findall(r"^  (\w+)/ ", trees[0][0], re.MULTILINE)) == rooms
+
+
 def in_nav(entry: Any) -> Iterator[str]:
     """The pages of a part of the navigation."""
     if isinstance(entry, str):

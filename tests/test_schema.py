@@ -103,7 +103,6 @@ def test_what_is_read_is_accepted() -> None:
     ("place", "value"),
     [
         (("dta",), {}),
-        (("data", "name"), "cifar11"),
         (("data", "flip"), True),
         (("threat", "eps"), 0),
         (("threat", "eps"), "eight"),
@@ -131,6 +130,7 @@ def test_names_of_ones_own_are_accepted() -> None:
     phase = {**PHASE, "objective": {"name": "mine", "anything": 1}, "sampler": {"name": "ends", "sides": 2}}
     values = {
         **WHOLE,
+        "data": {"name": "mine"},
         "phases": [phase],
         "supernet": {"family": "tower", "width": 24},
         "imports": ["mine"],

@@ -64,7 +64,8 @@ def train(
         keep_freed_memory()
         with first_one_first():
             state = load_checkpoint(directory.checkpoint) if resume and directory.checkpoint.exists() else None
-            trainer = Trainer(settings, load_data(settings.data), directory, quiet, fresh=state is None)
+            data = load_data(settings.data, settings.imports)
+            trainer = Trainer(settings, data, directory, quiet, fresh=state is None)
         if meter is not None:
             if not resume:
                 directory.create(settings)

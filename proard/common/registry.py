@@ -121,12 +121,12 @@ class Registry(Generic[T]):
 
 
 def _definition(entry: Any) -> tuple[str, str]:
-    """Where an entry is defined."""
+    """The module and the name that an entry is defined under: what makes two entries the same."""
     return entry.__module__, entry.__qualname__
 
 
 def adapter(hint: Any) -> TypeAdapter[Any]:
-    """What checks a value against a type hint; pydantic's models bring their own rules."""
+    """The pydantic adapter that checks a value against a type hint; pydantic's models bring their own rules."""
     if inspect.isclass(hint) and issubclass(hint, BaseModel):
         return TypeAdapter(hint)
     return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))

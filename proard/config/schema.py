@@ -30,9 +30,7 @@ class AugmentationConfig(Section):
 class DataConfig(Section):
     """Which images, and how they are split."""
 
-    name: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "svhn", "image_folder"] = Field(
-        description="The set; digits is embedded in scikit-learn, image_folder is a folder of your own."
-    )
+    name: str = Field(description="The set; digits is embedded in scikit-learn, image_folder is a folder of your own.")
     root: Path | None = Field(None, description="Where the files are; default $PROARD_DATA, else ~/.cache/proard/data.")
     download: bool = Field(False, description="Fetch missing files over the network (never for image_folder).")
     image_size: Count | None = Field(None, description="Side to which an image folder's images are resized.")
@@ -47,13 +45,10 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _folder_needs_a_place_and_a_size(self) -> DataConfig:
-        if self.name == "image_folder":
-            if self.root is None:
-                raise ValueError("image_folder needs data.root, a folder with train/ and test/ (or val/) inside")
-            if self.image_size is None:
-                raise ValueError("image_folder needs data.image_size, the side in pixels that images are resized to")
-        elif self.image_size is not None:
-            raise ValueError(f"image_size is for image_folder; {self.name} has its own size")
+        if self.name == "image_folder" and self.root is None:
+            raise ValueError("image_folder needs data.root, a folder with train/ and test/ (or val/) inside")
+        if self.name == "image_folder" and self.image_size is None:
+            raise ValueError("image_folder needs data.image_size, the side in pixels that images are resized to")
         return self
 
 
@@ -86,7 +81,7 @@ class ThreatConfig(Section):
 
 
 class PGDOptions(Section):
-    """The options of ``pgd``."""
+    """The options of the attack ``pgd``."""
 
     steps: Count = Field(10, description="Gradient steps.")
     step_size: Positive | None = Field(None, description="Default: 2.5 x eps / steps.")
@@ -207,10 +202,12 @@ def _named(value: Any) -> Any:
 
 
 class Config(Section):
-    """A whole run."""
+    """The whole configuration of a run."""
 
     seed: int = Field(0, ge=0, description="Of weights, order of images, students and attacks.")
-    imports: tuple[str, ...] = Field((), description="Python modules to import first, which register families.")
+    imports: tuple[str, ...] = Field(
+        (), description="Python modules to import first, which register what is yours: a family, a data set ..."
+    )
     mode: Literal["supernet", "student"] = Field("supernet", description="What is trained: see `student`.")
     data: DataConfig = Field(description="Which images.")
     supernet: SupernetConfig = Field(SupernetConfig(), description="Which elastic network.")

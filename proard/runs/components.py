@@ -43,7 +43,7 @@ def supernet_for(config: Config, data: DataSplits) -> Supernet:
 
     Raises:
         UserError: an unknown family or option, a value out of range, or a module of ``imports`` that cannot be
-        imported.
+            imported.
     """
     import_modules(config.imports)
     config = resolve(config)

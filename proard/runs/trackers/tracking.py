@@ -91,7 +91,7 @@ class Tracking:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Finish them."""
+        """Let every tracker finish."""
         for name, tracker in list(self.active.items()):
             self._guarded(name, tracker.finish, kind is None)
 
