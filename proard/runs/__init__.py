@@ -1,0 +1,1 @@
+"""A run directory: its files, its checkpoint, what its configuration names, its energy, its trackers."""
