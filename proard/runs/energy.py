@@ -20,9 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from proard.config import EnergyConfig
 from proard.common.errors import UserError
 from proard.common.files import write_json
+from proard.config import EnergyConfig
 
 WORLD_AVERAGE = 0.475
 """kg CO2eq per kWh of electricity: IEA, Global Energy & CO2 Status Report 2019, which codecarbon uses too."""
