@@ -34,7 +34,7 @@ from proard.training.interruption import Interrupted
 from proard.training.teachers import BatchTeacher, ExternalTeacher, load_teacher
 from proard.training.trainer import Trainer
 
-timm = pytest.importorskip("timm", reason="needs timm, of the extra teachers")
+timm = pytest.importorskip("timm", reason="needs timm, of the extra timm")
 
 DIGITS = tuple(str(digit) for digit in range(10))
 SHAPE = (1, 8, 8)
@@ -169,10 +169,10 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setitem(sys.modules, "robustbench", None)
     monkeypatch.setitem(sys.modules, "robustbench.utils", None)
     wanted = {"source": "robustbench:cifar10/Linf/Standard", "file": str(tmp_path / "w.pt")}
-    assert "needs the package 'robustbench'; pip install 'proard[teachers]'" in refused(wanted)
+    assert "needs the package 'robustbench'; pip install 'proard[robustbench]'" in refused(wanted)
     monkeypatch.setitem(sys.modules, "timm", None)
     wanted = {"source": str(tmp_path / "w.pt"), "architecture": "resnet18"}
-    assert "needs the package 'timm'; pip install 'proard[teachers]'" in refused(wanted)
+    assert "needs the package 'timm'; pip install 'proard[timm]'" in refused(wanted)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def load(request: Request, file: Path | None) -> nn.Module:
     try:
         from robustbench.utils import load_model
     except ImportError:
-        raise UserError("needs the package 'robustbench'; pip install 'proard[teachers]'") from None
+        raise UserError("needs the package 'robustbench'; pip install 'proard[robustbench]'") from None
     data, threat, name = _name(request)
     registered = f"{name}_{data}_{threat}".lower().replace("-", "_")  # with timm, which would download its weights
     if not request.config.pretrained and import_timm().is_model(registered):
