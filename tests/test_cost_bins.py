@@ -46,6 +46,8 @@ def test_bins_clamp_and_one_cost_is_one_bin(space: SearchSpace) -> None:
 @pytest.mark.parametrize("family", families.names())
 def test_every_bin_can_be_drawn(family: str) -> None:
     """Also the rare ends, which uniform sampling hardly hits."""
+    if family == "timm":
+        pytest.importorskip("timm", reason="needs timm, of the extra timm")
     options = {"model": "test_resnet"} if family == "timm" else {}
     space = families.build(family, {"num_classes": 10, "input_shape": (3, 32, 32), **options}).space()
     strata = Strata(space, 6)

@@ -36,7 +36,7 @@ from proard.training.interruption import Interrupted
 from proard.training.phases import build_phases
 from proard.training.trainer import Trainer
 
-timm = pytest.importorskip("timm", reason="needs timm, of the extra teachers")
+timm = pytest.importorskip("timm", reason="needs timm, of the extra timm")
 
 OURS = {
     "resnet": {"widths": (32, 48), "blocks": (1, 2)},

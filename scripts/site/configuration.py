@@ -9,7 +9,7 @@ from components import REGISTRIES, options, summary
 from markup import plain, table_row
 from pydantic import BaseModel, TypeAdapter
 
-from proard.common.registry import adapter
+from proard.common.registry import adapter, is_model
 from proard.config import AttackConfig, Component, Config
 from proard.config.schema import PGDOptions
 from proard.data import data_sets
@@ -73,7 +73,7 @@ def paragraphs(model: type[BaseModel]) -> str:
 
 def section(annotation: Any) -> type[BaseModel] | None:
     """The model inside an annotation, if there is one: of a section, an optional one, or a list of them."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if is_model(annotation):
         return annotation
     return next(filter(None, map(section, get_args(annotation))), None)
 
