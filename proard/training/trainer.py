@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from proard.common.device import autocast, peak_memory, resolve_device, resolve_precision
-from proard.common.distributed import gathered, highest, mean_over_ranks, rank, share, sum_over_ranks, world_size
+from proard.common.distributed import highest, mean_over_ranks, rank, share, sum_over_ranks, world_size
 from proard.common.errors import Stopped, UserError
 from proard.common.files import append_line
 from proard.config import Config, PhaseConfig
@@ -296,31 +296,13 @@ class Trainer:
     def _validate(self, progress: TrainingProgress) -> None:
         """Measure the handful of students; remember the weights if their mean robust accuracy is the best so far."""
         started = time.monotonic()
-        measured = self.averaged or self.supernet
-        attack = self.validate.attack.name
-        chosen = self.validate.students(self._stage.space)
-        found: dict[str, Any] = {}
-        for name in list(chosen)[rank() :: world_size()]:
-            result = self.validate(measured, chosen[name], self.compute)
-            found[name] = {
-                "clean": result.clean.value,
-                "robust": result.robust[attack].value,
-                "multiply_adds": self.supernet.space.cost(chosen[name]).multiply_adds,
-            }
-        everywhere = {name: result for part in gathered(found) for name, result in part.items()}
-        students = {name: everywhere[name] for name in chosen}
+        measured, attack = self.averaged or self.supernet, self.validate.attack.name
+        students = self.validate(measured, self._stage.space, self.compute)
         robust = sum(student["robust"] for student in students.values()) / len(students)
         if self.best is None or robust > self.best["robust"]:
             weights = {name: tensor.detach().cpu().clone() for name, tensor in measured.state_dict().items()}
             self.best = {"weights": weights, "robust": robust, "phase": self.phase.name, "epoch": self.position.epoch}
-        self._log(
-            "validation",
-            attack=attack,
-            robust=robust,
-            students=students,
-            seconds=time.monotonic() - started,
-            **self._spent(),
-        )
+        self._log("validation", attack=attack, robust=robust, students=students, seconds=time.monotonic() - started)
         shown = ", ".join(f"{n} {100 * s['clean']:.1f}/{100 * s['robust']:.1f}" for n, s in students.items())
         progress.line(f"  validation, clean/{attack} %: {shown}")
 
@@ -358,7 +340,6 @@ class Trainer:
             peak_memory_bytes=peak_memory(self.device),
             steps=steps,
             bins=self.record.rows(),
-            **self._spent(),
         )
         shown = ", ".join(f"{name} {value:.3f}" for name, value in means.items() if value is not None)
         progress.epoch(
@@ -366,13 +347,11 @@ class Trainer:
         )
         self.record.sums.zero_()
 
-    def _spent(self) -> dict[str, Any]:
-        """Multiply-adds by purpose, and processor seconds, since the last row of metrics; over all ranks."""
-        spent = self.compute.take()
-        return {SECONDS: spent.pop(SECONDS), "compute": {name: value for name, value in spent.items() if value}}
-
     def _log(self, kind: str, **values: Any) -> None:
+        """A row of metrics: where it is, what was found, and what was computed since the last one; on all ranks."""
         at = {"kind": kind, "phase": self.phase.name, "epoch": self.position.epoch, "step": self.position.step}
+        spent = self.compute.take()
+        values |= {SECONDS: spent.pop(SECONDS), "compute": {name: value for name, value in spent.items() if value}}
         if rank() == 0:
             append_line(self.run.metrics, json.dumps({**at, **values}))
 

@@ -6,9 +6,10 @@ import random
 
 import torch
 
+from proard.common.distributed import gathered, rank, world_size
 from proard.config import Config
 from proard.data import DataSplits
-from proard.evaluation.accuracy import Measurement, measure
+from proard.evaluation.accuracy import measure
 from proard.runs import components
 from proard.runs.components import calibration_batches, evaluation_batches, threat_model
 from proard.supernet import Architecture, SearchSpace, Supernet
@@ -40,16 +41,26 @@ class Validator:
         first_name = {architecture: name for name, architecture in reversed(named.items())}
         return {name: architecture for name, architecture in named.items() if first_name[architecture] == name}
 
-    def __call__(self, supernet: Supernet, architecture: Architecture, compute: ComputeMeter) -> Measurement:
-        """Clean accuracy, and robust accuracy under the attack of `validation.attack`.
+    def __call__(self, supernet: Supernet, space: SearchSpace, compute: ComputeMeter) -> dict[str, dict[str, float]]:
+        """Measure `students`, spread over the ranks, under the attack of `validation.attack`.
 
         Args:
             supernet: to cut from.
-            architecture: of the student.
+            space: the part of its space that is trained.
             compute: counts what it takes.
+
+        Returns:
+            By name: ``clean`` and ``robust`` accuracy in [0, 1], and ``multiply_adds``.
         """
-        student = supernet.extract(architecture, self.calibration)
-        cost = supernet.space.cost(architecture).multiply_adds
-        compute.spent["validation"] += float(cost * sum(map(len, self.calibration)))
-        compute.watch(student, cost, "validation")
-        return measure(student, self._batches, {self.attack.name: self.attack}, seed=self.seed)
+        chosen = self.students(space)
+        found: dict[str, dict[str, float]] = {}
+        for name in list(chosen)[rank() :: world_size()]:
+            cost = supernet.space.cost(chosen[name]).multiply_adds
+            student = supernet.extract(chosen[name], self.calibration)
+            compute.spent["validation"] += float(cost * sum(map(len, self.calibration)))
+            compute.watch(student, cost, "validation")
+            measured = measure(student, self._batches, {self.attack.name: self.attack}, seed=self.seed)
+            robust = measured.robust[self.attack.name].value
+            found[name] = {"clean": measured.clean.value, "robust": robust, "multiply_adds": cost}
+        everywhere = {name: result for part in gathered(found) for name, result in part.items()}
+        return {name: everywhere[name] for name in chosen}
