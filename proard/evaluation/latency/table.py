@@ -112,7 +112,7 @@ class LatencyTable(Model):
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:
-        """Read a table.
+        """Read a table from its file.
 
         Raises:
             UserError: no such file, or one that is not a table; names the first wrong place.

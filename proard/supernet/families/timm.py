@@ -112,7 +112,7 @@ class TimmFamily(Family):
 
 
 def import_timm() -> ModuleType:
-    """The package.
+    """The package timm, imported when it is needed.
 
     Raises:
         UserError: it is not installed.
