@@ -145,7 +145,10 @@ class AutoPGD(Attack):
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Adversarial images, as `Attack` describes. For a loss of the caller's, the iterate of highest loss, whatever it fools."""
+        """Adversarial images, as of `Attack`.
+
+        With a loss of the caller's, the iterate of highest loss is returned, whatever it fools.
+        """
         options: dict[str, Any] = {"steps": self.steps, "generator": self.generator(images, generator)}
         images = detached_in_float32(images)
 
@@ -214,7 +217,7 @@ class APGDTargeted(AutoPGD):
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Adversarial images, as `Attack` describes; the loss is the attack's own.
+        """Adversarial images, as of `Attack`; the loss is the attack's own.
 
         Raises:
             UserError: fewer than 4 classes.

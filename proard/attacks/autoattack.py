@@ -85,7 +85,7 @@ class AutoAttack(Attack):
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Adversarial images, as `Attack` describes. An image that withstands every part is returned as it is.
+        """Adversarial images, as of `Attack`. An image that withstands every part is returned as it is.
 
         Raises:
             UserError: the package is missing, or the network has a single class.

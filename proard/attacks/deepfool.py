@@ -58,7 +58,10 @@ class DeepFool(Attack):
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Adversarial images, as `Attack` describes. Nothing is random; an image that is misclassified already is returned as it is."""
+        """Adversarial images, as of `Attack`.
+
+        Nothing is random; an image that is misclassified already is returned as it is.
+        """
         self.refuse(loss)
         images = detached_in_float32(images)
         perturbed, (low, high) = images, self.threat.bounds

@@ -60,7 +60,7 @@ class MIFGSM(Attack):
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Adversarial images, as `Attack` describes; the default loss is the cross-entropy of the labels. Nothing is random."""
+        """Adversarial images, as of `Attack`; the default loss is the cross-entropy of the labels. No randomness."""
         loss = loss or (lambda logits, _: cross_entropy(logits, labels))
         perturbed = images = detached_in_float32(images)
         momentum = torch.zeros_like(images)

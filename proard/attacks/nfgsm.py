@@ -64,7 +64,7 @@ class NFGSM(Attack):
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Adversarial images, as `Attack` describes; always within eps."""
+        """Adversarial images, as of `Attack`; always within eps."""
         perturbed = super().__call__(model, images, labels, loss=loss, generator=generator)
         return self.threat.project(perturbed, detached_in_float32(images))
 
@@ -77,7 +77,7 @@ class NFGSM(Attack):
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Adversarial images, as `Attack` describes; within eps only with ``clip``. The default loss is the cross-entropy."""
+        """Adversarial images, as of `Attack`; within eps only with ``clip``. The default loss is the cross-entropy."""
         generator = self.generator(images, generator)
         loss = loss or (lambda logits, _: cross_entropy(logits, labels))
         images = detached_in_float32(images)

@@ -155,7 +155,7 @@ class PGD(Attack):
         generator: torch.Generator | None = None,
         start: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Adversarial images, as `Attack` describes; the default loss is the labels' cross-entropy, ``start`` its own."""
+        """Adversarial images, as of `Attack`; the default loss is the labels' cross-entropy, ``start`` its own."""
         generator = self.generator(images, generator)
         sign = -1.0 if self.targeted else 1.0
         best: torch.Tensor | None = None

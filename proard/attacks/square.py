@@ -71,7 +71,7 @@ class Square(Attack):
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Adversarial images, as `Attack` describes; the model's output alone is used."""
+        """Adversarial images, as of `Attack`; the model's output alone is used."""
         self.refuse(loss)
         if images.dim() != 4:
             raise ValueError(f"square needs images (N, C, H, W), got {images.dim()} dimensions")
