@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 from proard.attacks import APGDCE, MIFGSM, NFGSM, PGD, Attack, ThreatModel
 from proard.common.errors import UserError
 from proard.config import Config, find_config, load_config, packaged_configs, parse_config
+from proard.config.schema import PGDOptions
 from proard.runs.components import attack, threat_model
 from proard.supernet import build_supernet
 from proard.training.phases import build_phases, training_attack
@@ -311,6 +313,19 @@ def test_every_mistake_of_a_key_is_found_anywhere(file: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Attacks
+
+
+def test_the_defaults_of_pgd_are_those_of_its_class(file: Path) -> None:
+    """But for the steps, which each section has its own number of, also where it sets another option."""
+    own = {field.name: field.default for field in dataclasses.fields(PGD)}
+    options = {name: field for name, field in PGDOptions.model_fields.items() if name != "steps"}
+    assert {name: field.default for name, field in options.items()} == {name: own[name] for name in options}
+    config = load_config(
+        file, ["attack={restarts: 2}", "search.attack={restarts: 2}", "evaluation.attack={restarts: 2}"]
+    )
+    steps = [section.steps for section in (config.attack, config.search.attack, config.evaluation.attack)]
+    assert steps == [10, 10, 20]
+    assert load_config(file, ["phases.1.attack={start: gaussian}"]).phases[1].attack.steps == 10
 
 
 def test_an_attack_without_a_name_is_pgd(file: Path, tmp_path: Path) -> None:

@@ -268,10 +268,7 @@ def test_check_file_needs_both_files(tmp_path):
 
 # One process per run
 
-needs_locks = pytest.mark.skipif(files.fcntl is None, reason="this system has no flock")
 
-
-@needs_locks
 def test_lock_keeps_a_second_holder_out(tmp_path):
     with RunLock(tmp_path):
         with pytest.raises(UserError, match=f"in use by process {os.getpid()};") as caught, RunLock(tmp_path):
@@ -282,7 +279,6 @@ def test_lock_keeps_a_second_holder_out(tmp_path):
         pass
 
 
-@needs_locks
 def test_lock_is_released_when_its_process_is_killed(tmp_path):
     code = (
         "import sys, time; from proard.common.files import RunLock; lock = RunLock(sys.argv[1]).__enter__(); "
@@ -299,7 +295,6 @@ def test_lock_is_released_when_its_process_is_killed(tmp_path):
         pass
 
 
-@needs_locks
 def test_lock_removes_what_a_dead_process_left(tmp_path):
     save(tmp_path / "checkpoint.pt", "good")
     (tmp_path / ".tmp-0123abcd-checkpoint.pt").write_text("half")
@@ -308,7 +303,6 @@ def test_lock_removes_what_a_dead_process_left(tmp_path):
         assert names(tmp_path) == {"checkpoint.pt", "checkpoint.pt.sha256", ".lock"}
 
 
-@needs_locks
 def test_lock_of_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     def refuse(*arguments: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -320,17 +314,26 @@ def test_lock_of_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
         pass
 
 
-@needs_locks
-def test_no_lock_on_a_file_system_without_locks(tmp_path, monkeypatch):
-    def unsupported(*arguments: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+@pytest.mark.parametrize("reason", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_no_lock_on_a_file_system_without_locks(tmp_path, monkeypatch, reason):
+    fcntl = pytest.importorskip("fcntl")
 
-    monkeypatch.setattr(files.fcntl, "flock", unsupported)
-    with RunLock(tmp_path):
+    def unsupported(*arguments: object) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with RunLock(tmp_path), RunLock(tmp_path):
         pass
 
 
-def test_no_lock_on_a_system_without_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "fcntl", None)
-    with RunLock(tmp_path), RunLock(tmp_path):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_process_does_not_release_the_lock(tmp_path):
+    with RunLock(tmp_path):
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        with pytest.raises(UserError, match="in use"), RunLock(tmp_path):
+            pass
+    with RunLock(tmp_path):
         pass

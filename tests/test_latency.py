@@ -37,13 +37,13 @@ from proard.evaluation.latency import (
     with_latency,
 )
 from proard.evaluation.latency import timing as measure_module
-from proard.evaluation.latency.blocks import Block, BlockMeter, layer_module
-from proard.evaluation.latency.profiling import Profiler, evenly, spread, spread_students
+from proard.evaluation.latency.blocks import layer_module
+from proard.evaluation.latency.profiling import Profiler, evenly, graded_students, thinned
 from proard.evaluation.latency.table import Entry, describe_family, line, quality
 from proard.runs.run import Run
 from proard.supernet import Architecture, Decision, Family, SearchSpace, Supernet, build_supernet, families
 from proard.supernet.budgets import Budget
-from proard.supernet.cost import Activation, CostMeter
+from proard.supernet.cost import Activation, Block, CostMeter
 from proard.supernet.family import batch_norm
 
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
@@ -254,7 +254,7 @@ def test_blocks_of_one_space_only(resnet: Supernet) -> None:
 def test_what_is_measured_is_the_block(supernet: Supernet) -> None:
     """The module for a block does the block's multiply-adds on the input that it is given, as torch counts them."""
     profiler = Profiler(supernet, Execution(batch_size=3).resolved(), 0.01, quiet=True)
-    for block, architecture in spread(distinct_blocks(supernet.family), 16).values():
+    for block, architecture in thinned(distinct_blocks(supernet.family), 16).values():
         module, shape = profiler._block_maker(block, architecture)()
         assert shape[0] == 3
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -263,7 +263,7 @@ def test_what_is_measured_is_the_block(supernet: Supernet) -> None:
 
 
 def test_layers_outside_of_blocks_are_measured_as_themselves() -> None:
-    meter, x = BlockMeter(), Activation(8, 6, 6)
+    meter, x = CostMeter(), Activation(8, 6, 6)
     meter.max_pool(meter.convolution(x, 12, 3, 2, groups=4, bias=True, batch_norm=False), 3, 2)
     tokens = Activation(8, 9)
     meter.linear(meter.layer_norm(tokens), 16, bias=False)
@@ -323,12 +323,12 @@ def test_predictions_are_exact_where_blocks_add_up(supernet: Supernet, synthetic
 
 def test_students_are_spread_and_distinct(resnet: Supernet) -> None:
     space = resnet.space
-    students = spread_students(space, 12)
+    students = graded_students(space, 12)
     costs = [space.cost(architecture).multiply_adds for architecture in students]
     assert len(set(students)) == 12
     assert costs == sorted(costs)
     assert {space.smallest(), space.largest()} <= set(students)
-    assert spread_students(space.only(space.largest()), 12) == [space.largest()]
+    assert graded_students(space.only(space.largest()), 12) == [space.largest()]
 
 
 def test_a_space_of_one_student(synthetic: None, resnet: Supernet) -> None:
@@ -343,7 +343,7 @@ def test_a_space_of_one_student(synthetic: None, resnet: Supernet) -> None:
 def test_blocks_without_an_entry_are_interpolated(resnet: Supernet, synthetic: None) -> None:
     """Times that are linear in layers, multiply-adds and bytes are recovered exactly from a third of the blocks."""
     found = distinct_blocks(resnet.family)
-    chosen = spread(found, len(found) // 3)
+    chosen = thinned(found, len(found) // 3)
     assert len(chosen) == len(found) // 3
 
     def seconds(block: Block) -> float:
@@ -364,9 +364,9 @@ def test_a_subset_holds_every_kind_of_block() -> None:
     family = families.build("mobilenetv3", {"num_classes": 5, "input_shape": SHAPE})
     found = distinct_blocks(family)
     kinds = {tuple(layer.kind for layer in block.layers) for block, _ in found.values()}
-    chosen = spread(found, 30)
+    chosen = thinned(found, 30)
     assert len({tuple(layer.kind for layer in block.layers) for block, _ in chosen.values()}) >= len(kinds) - 3
-    assert spread(found, 10_000).keys() == found.keys()
+    assert thinned(found, 10_000).keys() == found.keys()
 
 
 def test_the_line_is_found_and_never_negative() -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.fx import Node
 
-from proard.supernet import Supernet, build_supernet
+from proard.supernet import Family, Supernet, build_supernet
 from proard.supernet.activation_memory import peak_elements
 from proard.supernet.budgets import Budget
 from proard.supernet.calibration import add_running_statistics
@@ -192,6 +192,19 @@ def test_sizes_of_a_timm_network(tmp_path: Path) -> None:
     assert cost.weight_bytes_int8 == int8_bytes(network) + 4 * norms
     save_file(network.half().state_dict(), tmp_path / "half.safetensors")
     assert 0.9 * cost.file_bytes_float16 < (tmp_path / "half.safetensors").stat().st_size <= cost.file_bytes_float16
+
+
+def test_costs_measured_by_default_against_the_walk(supernet: Supernet) -> None:
+    """A family that describes its forward pass once gets the same sums, and upper bounds of the rest."""
+    family = supernet.family
+    for architecture, _ in students(supernet):
+        meter = CostMeter()
+        Family.measure(family, family.plan(architecture), meter, Activation(*family.input_shape))
+        measured, walked = meter.cost(), supernet.space.cost(architecture)
+        for name in ("multiply_adds", "parameters", "file_bytes", "file_bytes_float16"):
+            assert getattr(measured, name) == getattr(walked, name)
+        assert walked.peak_activation_bytes <= measured.peak_activation_bytes <= 3 * walked.peak_activation_bytes
+        assert walked.weight_bytes_int8 <= measured.weight_bytes_int8 < measured.file_bytes
 
 
 def test_a_measured_network_of_ones_own() -> None:

@@ -28,7 +28,7 @@ ARCHITECTURES = architectures_to_label(SPACE, 12, seed=0)
 def label(architecture: Architecture) -> MeasuredLabel:
     """Some numbers that depend on the architecture alone."""
     value = round(SPACE.cost(architecture).multiply_adds / SPACE.cost(SPACE.largest()).multiply_adds, 6)
-    return MeasuredLabel(value, value / 2, 20, ((value, 0.25), (value, 0.5)), 0.125)
+    return MeasuredLabel(value, value / 2, 20, 0.125)
 
 
 def lines(file: Path) -> list[str]:
@@ -89,6 +89,16 @@ def test_labels_of_other_weights_are_left_out_and_kept(tmp_path: Path) -> None:
     assert set(LabelStore(tmp_path, OTHER, SPACE).labels) == {ARCHITECTURES[1]}
 
 
+def test_labels_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """They had the accuracies of each half of the images, too."""
+    store = LabelStore(tmp_path, ONE, SPACE)
+    store.add(ARCHITECTURES[0], label(ARCHITECTURES[0]))
+    before = lines(store.file)
+    older = json.dumps({**json.loads(before[1]), "halves": [[0.1, 0.2], [0.3, 0.4]]})
+    store.file.write_text(f"{before[0]}\n{older}\n")
+    assert LabelStore(tmp_path, ONE, SPACE).labels == {ARCHITECTURES[0]: label(ARCHITECTURES[0])}
+
+
 def test_an_unfinished_last_line_is_dropped(tmp_path: Path) -> None:
     file = tmp_path / "labels.jsonl"
     store = LabelStore(tmp_path, ONE, SPACE)
@@ -116,7 +126,8 @@ def test_an_unfinished_last_line_is_dropped(tmp_path: Path) -> None:
         "clean=7",
         "clean=NaN",
         'clean="high"',
-        "halves=[[0.1, 0.2]]",
+        "images=[]",
+        "robust=-0.1",
         "architecture=[]",
         'architecture={"nothing": 3}',
     ],

@@ -14,8 +14,8 @@ from proard.common.errors import UserError
 from proard.search.front import undominated
 from proard.search.genotypes import IRRELEVANT, Genotypes, Matrix
 from proard.search.nsga2 import nsga2, repaired, within
-from proard.search.population_cost import ADDITIVE, PopulationCost, coefficients, interacting_sets
-from proard.search.searcher import spread
+from proard.search.population_cost import PopulationCost
+from proard.search.searcher import best_of_ranges
 from proard.supernet import Architecture, SearchSpace, families
 from proard.supernet.architecture import Decision
 from proard.supernet.budgets import Budget, Limits
@@ -95,45 +95,32 @@ def test_variation_keeps_rows_canonical_and_takes_genes_from_parents(name: str) 
 def test_costs_of_a_population_are_exact(name: str) -> None:
     space, genotypes = SPACES[name], Genotypes(SPACES[name])
     costs = PopulationCost(genotypes)
-    assert costs.tabulated == ADDITIVE
-    matrix = genotypes.sample(100, np.random.default_rng(7))  # others than those it checked itself with
+    matrix = genotypes.sample(100, np.random.default_rng(7))
     expected = [space.cost(architecture) for architecture in genotypes.decode(matrix)]
-    for field in (*ADDITIVE, "peak_activation_bytes", "file_bytes"):
+    for field in ("multiply_adds", "parameters", "peak_activation_bytes", "file_bytes"):
         assert costs(matrix, field).tolist() == [getattr(cost, field) for cost in expected]
 
 
-def test_tables_are_used_instead_of_the_cost_function_and_only_where_they_are_right() -> None:
-    decisions = [Decision(name, "width", (1.0, 2.0, 3.0)) for name in "abcd"]
+def test_a_cost_is_computed_once_and_not_mistaken_for_another() -> None:
     calls = []
 
     def cost(architecture: Architecture) -> Cost:
         calls.append(architecture)
-        a, b, c, d = (int(value) for _, value in architecture.decisions)
-        # Where a = b = c = 2 the sum has a part that no pair of differences around the two bases shows.
-        return Cost(a * b + b * c * c + d, a + b + c + d + 100 * (a == b == c == 2), 1, 1)
+        depth, *widths = (int(value) for _, value in architecture.decisions)
+        return Cost(100 * depth + sum(widths), depth, 1, 1)
 
-    genotypes = Genotypes(SearchSpace(decisions, cost))
+    deeper = Decision("b", "width", (1.0, 2.0, 3.0), requires=("depth", 2))
+    space = SearchSpace([Decision("depth", "depth", (1, 2)), Decision("a", "width", (1.0, 2.0, 3.0)), deeper], cost)
+    genotypes = Genotypes(space)
     costs = PopulationCost(genotypes)
-    assert costs.tabulated == ("multiply_adds",)
-    calls.clear()
-    matrix = np.array(list(itertools.product(range(3), repeat=4)))
-    rows = matrix + 1
-    right = rows[:, 0] * rows[:, 1] + rows[:, 1] * rows[:, 2] ** 2 + rows[:, 3]
-    assert np.array_equal(costs(matrix, "multiply_adds"), right)
-    assert calls == []
-    assert np.array_equal(costs(matrix, "parameters"), rows.sum(1) + 100 * (rows[:, :3] == 2).all(1))
-
-
-def test_interacting_sets_and_their_coefficients() -> None:
-    interact = np.zeros((5, 5), dtype=bool)
-    for i, j in [(0, 1), (1, 2), (0, 2), (2, 3)]:
-        interact[i, j] = interact[j, i] = True
-    sets = interacting_sets(interact)
-    assert sorted(sets) == [(0, 1, 2), (2, 3), (4,)]
-    found = coefficients(sets)
-    assert {u: c for u, c in found.items() if c} == {(0, 1, 2): 1, (2, 3): 1, (4,): 1, (2,): -1, (): -1}
-    for u in found:
-        assert sum(c for w, c in found.items() if set(u) <= set(w)) == 1
+    matrix = genotypes.encode(everything(space))
+    assert len(matrix) == 3 + 9
+    expected = [100 + a for a in (1, 2, 3)] + [200 + a + b for a in (1, 2, 3) for b in (1, 2, 3)]
+    assert sorted(costs(matrix, "multiply_adds")) == sorted(expected)
+    assert costs(matrix, "parameters").tolist() == [1 + (row[2] != IRRELEVANT) for row in matrix]
+    assert costs(matrix[::-2], "multiply_adds").tolist() == costs(matrix, "multiply_adds")[::-2].tolist()
+    assert costs(matrix[:0], "parameters").shape == (0,)
+    assert len(calls) == len(matrix)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -221,13 +208,13 @@ def test_undominated_against_the_definition() -> None:
     assert undominated(rows).tolist() == expected
 
 
-def test_spread_takes_the_best_of_every_range() -> None:
+def test_the_best_of_every_range() -> None:
     matrix = np.arange(12).reshape(12, 1)
     predicted = np.column_stack([np.linspace(0.9, 0.1, 12), np.tile([0.1, 0.5, 0.3], 4)])
     cost = np.arange(12)[::-1]
-    assert spread(matrix, predicted, cost, 4).ravel().tolist() == [10, 7, 4, 1]
-    assert len(spread(matrix, predicted, cost, 12)) == 12
-    assert len(spread(matrix, predicted, cost, 0)) == 0
+    assert best_of_ranges(matrix, predicted, cost, 4).ravel().tolist() == [10, 7, 4, 1]
+    assert len(best_of_ranges(matrix, predicted, cost, 12)) == 12
+    assert len(best_of_ranges(matrix, predicted, cost, 0)) == 0
 
 
 def test_limits() -> None:

@@ -9,8 +9,6 @@ import pytest
 from scipy.stats import kendalltau
 
 from proard.search.genotypes import Genotypes
-from proard.search.labels import MeasuredLabel, standard_error
-from proard.search.learning import LearningPoint, agreement, enough_labels, learning_curve
 from proard.search.population_cost import PopulationCost
 from proard.search.predictor import REGRESSORS, TARGETS, Predictor, features, fitted, names_for
 from proard.supernet import families
@@ -57,10 +55,6 @@ def test_what_is_reported_as_held_out_holds_for_others() -> None:
         assert best.error == pytest.approx(np.abs(errors[:, column]).mean(), rel=0.4)
         assert all(best.tau >= other.tau for other in predictor.compared[target].values())
         assert best.error <= best.deviation
-    uncertainty = predictor.uncertainty(OTHERS)
-    covered = np.abs(errors) < 1.96 * uncertainty
-    assert uncertainty.shape == (100, 2)
-    assert 0.88 < covered.mean() <= 1
     assert predictor(OTHERS).min() >= 0
     assert predictor(OTHERS).max() <= 1
 
@@ -93,55 +87,3 @@ def test_which_regressors_are_compared() -> None:
 def test_too_few_labels() -> None:
     with pytest.raises(ValueError, match="at least 8 labels, got 7"):
         Predictor(COSTS, LABELLED[:7], truth(LABELLED[:7]))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Enough labels, and the ceiling that noise sets
-
-
-def test_the_learning_curve_rises_to_what_all_labels_give() -> None:
-    predictor = Predictor(COSTS, LABELLED, truth(LABELLED), ("ridge",))
-    final = {target: predictor.compared[target]["ridge"].tau for target in TARGETS}
-    curve = learning_curve(features(COSTS, LABELLED), truth(LABELLED), predictor.chosen, final)
-    assert [point.labels for point in curve] == [20, 40, 60, 80]
-    for target in TARGETS:
-        taus = [point.tau[target] for point in curve]
-        assert taus[0] < taus[1] < taus[3]
-        assert taus[-1] == final[target]
-        assert enough_labels(curve, target) in (60, 40)  # the function is noiseless
-
-
-def test_enough_labels() -> None:
-    def enough(*taus: float) -> int | None:
-        return enough_labels([LearningPoint(10 * (i + 1), {"clean": tau}) for i, tau in enumerate(taus)], "clean")
-
-    assert enough(0.2, 0.5, 0.59, 0.6) == 30
-    assert enough(0.2, 0.4, 0.5, 0.6) is None  # more still help
-    assert enough(0.6, 0.3, 0.6, 0.6) == 30  # the first was luck
-    assert enough(0.6, 0.6, 0.6, 0.6) == 10
-    assert enough(0.5) is None
-
-
-def test_agreement_of_labels_against_a_simulation() -> None:
-    """Measured on halves, extrapolated to full labels and to the truth, and compared with both."""
-    rng = np.random.default_rng(4)
-    true, images = np.clip(rng.normal(0.5, 0.08, 1500), 0, 1), 200
-    halves = rng.binomial(images // 2, true[:, None], (1500, 2)) / (images // 2)
-    other = rng.binomial(images, true) / images
-    full = halves.mean(1)
-    labels = [
-        MeasuredLabel(f, f, images, ((first, first), (second, second)))
-        for f, (first, second) in zip(full.tolist(), halves.tolist(), strict=True)
-    ]
-    found = agreement(labels, "robust")
-    assert found.halves == kendalltau(halves[:, 0], halves[:, 1]).statistic
-    assert found.labels == pytest.approx(kendalltau(full, other).statistic, abs=0.03)
-    assert found.ceiling == pytest.approx(kendalltau(full, true).statistic, abs=0.03)
-    assert found.halves < found.labels < found.ceiling
-    assert standard_error(0.5, images) == pytest.approx(np.std(rng.binomial(images, 0.5, 20_000) / images), rel=0.03)
-    assert standard_error(0.5, 0) == 0
-
-
-def test_agreement_without_any() -> None:
-    labels = [MeasuredLabel(0.5, 0.5, 10, ((i / 10, 0.5), (1 - i / 10, 0.5))) for i in range(10)]
-    assert (agreement(labels, "clean").labels, agreement(labels, "robust").ceiling) == (0, 0)

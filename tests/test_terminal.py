@@ -395,7 +395,7 @@ def test_json_is_all_there_is_while_progress_is_shown(
         assert json.loads(output)
         assert "\x1b" not in output
     assert re.search(r"labelling +\d+%\|.*/8 students, ", seen["search"])
-    for task in ("fitting predictors", "are there enough labels", "searching", "verifying"):
+    for task in ("fitting predictors", "searching", "verifying"):
         assert f"{task} " in seen["search"]
     assert "measuring flops-1G" in seen["extract"]
     assert "writing flops-1G" in seen["extract"]

@@ -13,14 +13,13 @@ from typing import Any
 import torch
 
 from proard.attacks.attack import Attack, Loss, Model, attacks
-from proard.attacks.losses import at_least_float32 as logits_in_float32
-from proard.attacks.losses import cross_entropy
+from proard.attacks.losses import at_least_float32, cross_entropy
 from proard.attacks.steps import (
     Attempt,
-    Outcome,
-    at_least_float32,
+    Perturbed,
     best_of,
     buffers_restored,
+    detached_in_float32,
     per_image,
     value_and_gradient,
 )
@@ -50,7 +49,7 @@ def ascend(
     *,
     steps: int,
     generator: torch.Generator,
-) -> Outcome:
+) -> Perturbed:
     """One run from a random start.
 
     Args:
@@ -146,11 +145,14 @@ class AutoPGD(Attack):
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """See `Attack`. With a loss of the caller's, the iterate of highest loss is returned, whatever it fools."""
-        options: dict[str, Any] = {"steps": self.steps, "generator": self.generator(images, generator)}
-        images = at_least_float32(images)
+        """Adversarial images, as of `Attack`.
 
-        def attempt(images: torch.Tensor, labels: torch.Tensor) -> Outcome:
+        With a loss of the caller's, the iterate of highest loss is returned, whatever it fools.
+        """
+        options: dict[str, Any] = {"steps": self.steps, "generator": self.generator(images, generator)}
+        images = detached_in_float32(images)
+
+        def attempt(images: torch.Tensor, labels: torch.Tensor) -> Perturbed:
             if loss is not None:  # closed over the whole batch; it gets the whole batch, as nothing counts as fooled
                 return ascend(model, images, None, loss, self.threat, **options)
             own = lambda logits, _: self.label_loss(logits, labels)  # noqa: E731
@@ -166,7 +168,7 @@ class APGDCE(AutoPGD):
     """Auto-PGD on the cross-entropy, or on the loss of an objective; options as of `AutoPGD`."""
 
     def label_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The cross-entropy."""
+        """The cross-entropy of each image."""
         return cross_entropy(logits, labels)
 
 
@@ -180,7 +182,7 @@ class APGDDLR(AutoPGD):
     """
 
     def label_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """See `dlr`."""
+        """The difference of logits ratio, which `dlr` computes."""
         return dlr(logits, labels)
 
 
@@ -215,17 +217,17 @@ class APGDTargeted(AutoPGD):
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """See `Attack`.
+        """Adversarial images, as of `Attack`; the loss is the attack's own.
 
         Raises:
             UserError: fewer than 4 classes.
         """
         self.refuse(loss)
         options: dict[str, Any] = {"steps": self.steps, "generator": self.generator(images, generator)}
-        images = at_least_float32(images)
+        images = detached_in_float32(images)
 
         def towards(rank: int) -> Attempt:
-            def attempt(images: torch.Tensor, labels: torch.Tensor) -> Outcome:
+            def attempt(images: torch.Tensor, labels: torch.Tensor) -> Perturbed:
                 others = model(images).scatter(1, labels[:, None], float("-inf"))
                 targets = others.argsort(1, descending=True)[:, rank]
                 own = lambda logits, _: targeted_dlr(logits, labels, targets)  # noqa: E731
@@ -245,7 +247,7 @@ def dlr(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         raise UserError(
             f"attack apgd-dlr needs 3 classes or more, the network has {logits.shape[1]}; use apgd-ce or cw"
         )
-    logits = logits_in_float32(logits)
+    logits = at_least_float32(logits)
     true = logits.gather(1, labels[:, None]).squeeze(1)
     other = logits.scatter(1, labels[:, None], float("-inf")).amax(1)
     ordered = logits.sort(1, descending=True).values
@@ -256,7 +258,7 @@ def targeted_dlr(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tens
     """``(z_t - z_y) / (z_1st - (z_3rd + z_4th) / 2)``: (N, K), (N,) and (N,) to (N,)."""
     if logits.shape[1] < 4:
         raise UserError(f"attack apgd-t needs 4 classes or more, the network has {logits.shape[1]}; use apgd-dlr or cw")
-    logits = logits_in_float32(logits)
+    logits = at_least_float32(logits)
     difference = logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])
     ordered = logits.sort(1, descending=True).values
     return difference.squeeze(1) / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + TINY)

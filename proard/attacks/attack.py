@@ -68,7 +68,7 @@ class Attack(ABC):
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Adversarial images.
+        """Find adversarial images.
 
         Args:
             model: images (N, ...) in the threat model's bounds to logits (N, K).

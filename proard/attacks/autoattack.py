@@ -20,7 +20,7 @@ import numpy
 import torch
 
 from proard.attacks.attack import Attack, Loss, Model, attacks
-from proard.attacks.steps import at_least_float32, buffers_restored
+from proard.attacks.steps import buffers_restored, detached_in_float32
 from proard.common.errors import UserError
 
 LOGGER = "auto-attack"
@@ -68,12 +68,12 @@ class AutoAttack(Attack):
 
     @property
     def name(self) -> str:
-        """``autoattack``, ``autoattack-plus`` or ``autoattack-rand``."""
+        """Short name: ``autoattack``, ``autoattack-plus`` or ``autoattack-rand``."""
         return "autoattack" if self.version == "standard" else f"autoattack-{self.version}"
 
     @property
     def passes(self) -> int:
-        """See `Attack`."""
+        """About how many forward passes each version takes for an image that withstands it."""
         return PASSES[self.version]
 
     def perturb(
@@ -85,7 +85,7 @@ class AutoAttack(Attack):
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """See `Attack`. An image that withstands every part is returned as it is.
+        """Adversarial images, as of `Attack`. An image that withstands every part is returned as it is.
 
         Raises:
             UserError: the package is missing, or the network has a single class.
@@ -94,7 +94,7 @@ class AutoAttack(Attack):
         self.require_packages()
         if images.dim() != 4:
             raise ValueError(f"autoattack needs images (N, C, H, W), got {images.dim()} dimensions")
-        images = at_least_float32(images)
+        images = detached_in_float32(images)
         single, dtype = images.float(), images.dtype
         seed = self.seed if generator is None else generator.initial_seed()
         with buffers_restored(model), globals_restored(), warnings_of_the_package():

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 
 from proard.attacks.attack import Attack, Loss, Model, attacks
-from proard.attacks.steps import at_least_float32, buffers_restored, per_image
+from proard.attacks.steps import buffers_restored, detached_in_float32, per_image
 from proard.attacks.threat import TINY, per_image_norm
 
 
@@ -58,9 +58,12 @@ class DeepFool(Attack):
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """See `Attack`. Nothing is random; an image that is misclassified already is returned as it is."""
+        """Adversarial images, as of `Attack`.
+
+        Nothing is random; an image that is misclassified already is returned as it is.
+        """
         self.refuse(loss)
-        images = at_least_float32(images)
+        images = detached_in_float32(images)
         perturbed, (low, high) = images, self.threat.bounds
         delta = torch.zeros_like(images)  # without the overshoot, which would hide how far the boundary still is
         with buffers_restored(model), torch.no_grad():

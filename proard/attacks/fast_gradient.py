@@ -61,7 +61,7 @@ class FGSM(Attack):
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """See `Attack`; the default loss is the cross-entropy of the labels."""
+        """Adversarial images, as of `Attack`; the default loss is the cross-entropy of the labels."""
         return maximise(
             model,
             images,

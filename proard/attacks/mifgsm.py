@@ -8,7 +8,7 @@ import torch
 
 from proard.attacks.attack import Attack, Loss, Model, attacks
 from proard.attacks.losses import cross_entropy
-from proard.attacks.steps import at_least_float32, buffers_restored, per_image, value_and_gradient
+from proard.attacks.steps import buffers_restored, detached_in_float32, per_image, value_and_gradient
 from proard.attacks.threat import TINY
 
 
@@ -60,9 +60,9 @@ class MIFGSM(Attack):
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """See `Attack`; the default loss is the cross-entropy of the labels. Nothing is random."""
+        """Adversarial images, as of `Attack`; the default loss is the cross-entropy of the labels. No randomness."""
         loss = loss or (lambda logits, _: cross_entropy(logits, labels))
-        perturbed = images = at_least_float32(images)
+        perturbed = images = detached_in_float32(images)
         momentum = torch.zeros_like(images)
         with buffers_restored(model), torch.no_grad():
             for _ in range(self.steps):

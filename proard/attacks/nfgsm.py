@@ -8,7 +8,7 @@ import torch
 
 from proard.attacks.attack import Attack, Loss, Model, attacks
 from proard.attacks.losses import cross_entropy
-from proard.attacks.steps import at_least_float32, buffers_restored, value_and_gradient
+from proard.attacks.steps import buffers_restored, detached_in_float32, value_and_gradient
 
 
 @attacks.register("nfgsm")
@@ -52,7 +52,7 @@ class NFGSM(Attack):
 
     @property
     def name(self) -> str:
-        """``nfgsm``."""
+        """Short name, whatever the options."""
         return "nfgsm"
 
     def __call__(
@@ -64,9 +64,9 @@ class NFGSM(Attack):
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """See `Attack`; always within eps."""
+        """Adversarial images, as of `Attack`; always within eps."""
         perturbed = super().__call__(model, images, labels, loss=loss, generator=generator)
-        return self.threat.project(perturbed, at_least_float32(images))
+        return self.threat.project(perturbed, detached_in_float32(images))
 
     def perturb(
         self,
@@ -77,10 +77,10 @@ class NFGSM(Attack):
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """See `Attack`; within eps only with ``clip``. The default loss is the cross-entropy of the labels."""
+        """Adversarial images, as of `Attack`; within eps only with ``clip``. The default loss is the cross-entropy."""
         generator = self.generator(images, generator)
         loss = loss or (lambda logits, _: cross_entropy(logits, labels))
-        images = at_least_float32(images)
+        images = detached_in_float32(images)
         noise = torch.empty(images.shape, dtype=images.dtype, device=generator.device)
         noise.uniform_(-self.noise * self.threat.eps, self.noise * self.threat.eps, generator=generator)
         noisy = images + noise.to(images.device)

@@ -16,10 +16,10 @@ import torch
 from proard.attacks.attack import Attack, Loss, Model, attacks
 from proard.attacks.losses import cross_entropy, margin
 from proard.attacks.steps import (
-    Outcome,
-    at_least_float32,
+    Perturbed,
     best_of,
     buffers_restored,
+    detached_in_float32,
     images_are_apart,
     per_image,
     value_and_gradient,
@@ -56,13 +56,20 @@ def maximise(
     Returns:
         Images of the same shape and device, detached, inside the ball and the bounds.
     """
-    images = at_least_float32(images)
+    images = detached_in_float32(images)
     perturbed = started(images, start, threat, generator)
     with buffers_restored(model), torch.no_grad():
         for _ in range(steps):
-            _, _, gradient = value_and_gradient(model, perturbed, loss)
-            perturbed = threat.project(perturbed + step_size * threat.ascent_direction(gradient), images)
+            _, perturbed = stepped(model, perturbed, images, loss, threat, step_size)
     return perturbed
+
+
+def stepped(
+    model: Model, perturbed: torch.Tensor, images: torch.Tensor, loss: Loss, threat: ThreatModel, step_size: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One step of the ascent: the logits (N, K) before it, and the images (N, ...) after it."""
+    logits, _, gradient = value_and_gradient(model, perturbed, loss)
+    return logits, threat.project(perturbed + step_size * threat.ascent_direction(gradient), images)
 
 
 def started(
@@ -71,7 +78,7 @@ def started(
     threat: ThreatModel,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Where `maximise` begins."""
+    """The images that `maximise` begins with."""
     if isinstance(start, torch.Tensor):
         return threat.project(start.detach(), images)
     if start == "uniform":
@@ -85,7 +92,7 @@ def started(
 @attacks.register("pgd")
 @dataclass(frozen=True)
 class PGD(Attack):
-    """A projected-gradient attack.
+    """An attack by projected gradient ascent.
 
     ``PGD(threat, steps=20, step_size=2 / 255)(model, images, labels)`` returns adversarial images.
 
@@ -148,7 +155,7 @@ class PGD(Attack):
         generator: torch.Generator | None = None,
         start: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """See `Attack`; the default loss is the cross-entropy of the labels, ``start`` the attack's own."""
+        """Adversarial images, as of `Attack`; the default loss is the labels' cross-entropy, ``start`` its own."""
         generator = self.generator(images, generator)
         sign = -1.0 if self.targeted else 1.0
         best: torch.Tensor | None = None
@@ -179,14 +186,14 @@ class PGD(Attack):
     def until_fooled(
         self, model: Model, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator | None = None
     ) -> torch.Tensor:
-        """See `Attack`; restart after restart, each on the images that none before it broke."""
+        """What evaluation calls: restart after restart, each on the images that none before it broke."""
         changed = type(self).perturb is not PGD.perturb  # a subclass with an ascent of its own
         if changed or self.targeted or not images_are_apart(model):
             return super().until_fooled(model, images, labels, generator)
         self.check_images(images)
-        images, generator = at_least_float32(images), self.generator(images, generator)
+        images, generator = detached_in_float32(images), self.generator(images, generator)
 
-        def attempt(images: torch.Tensor, labels: torch.Tensor) -> Outcome:
+        def attempt(images: torch.Tensor, labels: torch.Tensor) -> Perturbed:
             return self._ascend_until_fooled(model, images, labels, generator)
 
         with torch.no_grad():
@@ -194,7 +201,7 @@ class PGD(Attack):
 
     def _ascend_until_fooled(
         self, model: Model, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
-    ) -> Outcome:
+    ) -> Perturbed:
         """`maximise`, without the images that are misclassified on the way."""
         ends, fooled = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
         active = torch.arange(len(images), device=images.device)
@@ -208,11 +215,9 @@ class PGD(Attack):
 
         for _ in range(self.steps):
             loss = partial(self._loss, labels[active])
-            logits, _, gradient = value_and_gradient(model, perturbed, loss)
+            logits, following = stepped(model, perturbed, images[active], loss, self.threat, self.resolved_step_size)
             left = note(logits)
-            perturbed = self.threat.project(
-                perturbed + self.resolved_step_size * self.threat.ascent_direction(gradient), images[active]
-            )
+            perturbed = following
             if left.float().mean() <= KEPT:
                 active, perturbed = active[left], perturbed[left]
             if len(active) == 0:

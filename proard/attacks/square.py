@@ -13,7 +13,7 @@ import torch
 
 from proard.attacks.attack import Attack, Loss, Model, attacks
 from proard.attacks.losses import margin
-from proard.attacks.steps import Outcome, at_least_float32, best_of, buffers_restored, images_are_apart, per_image
+from proard.attacks.steps import Perturbed, best_of, buffers_restored, detached_in_float32, images_are_apart, per_image
 from proard.attacks.threat import TINY, ThreatModel, per_image_norm
 
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries of 10,000 after which squares get smaller
@@ -71,20 +71,22 @@ class Square(Attack):
         loss: Loss | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """See `Attack`."""
+        """Adversarial images, as of `Attack`; the model's output alone is used."""
         self.refuse(loss)
         if images.dim() != 4:
             raise ValueError(f"square needs images (N, C, H, W), got {images.dim()} dimensions")
         generator = self.generator(images, generator)
-        images = at_least_float32(images)
+        images = detached_in_float32(images)
 
-        def attempt(images: torch.Tensor, labels: torch.Tensor) -> Outcome:
+        def attempt(images: torch.Tensor, labels: torch.Tensor) -> Perturbed:
             return self._search(model, images, labels, generator)
 
         with buffers_restored(model), torch.no_grad():
             return best_of([attempt] * self.restarts, model, images, labels)
 
-    def _search(self, model: Model, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> Outcome:
+    def _search(
+        self, model: Model, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
+    ) -> Perturbed:
         """Algorithm 1. The squares of a query are at one place for the whole batch, with a sign for each image."""
         height, width = images.shape[2:]
         start, propose = (_stripes, _square) if self.threat.norm == "linf" else (_tiles, _move)

@@ -25,7 +25,7 @@ def buffers_restored(model: Model) -> Iterator[None]:
             buffer.data.copy_(value)  # past autograd's notice: what it saved before the attack holds the same values
 
 
-def at_least_float32(images: torch.Tensor) -> torch.Tensor:
+def detached_in_float32(images: torch.Tensor) -> torch.Tensor:
     """Detached, in float32 (or float64) whatever the autocast: bfloat16 near 1 moves in steps of 1/256."""
     return images.detach().to(torch.promote_types(images.dtype, torch.float32))
 
@@ -48,9 +48,9 @@ def per_image(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     return values.view(-1, *[1] * (images.dim() - 1))
 
 
-Outcome = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Perturbed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Perturbed images (n, ...), a score (n,), and whether each one is fooled (n,)."""
-Attempt = Callable[[torch.Tensor, torch.Tensor], Outcome]
+Attempt = Callable[[torch.Tensor, torch.Tensor], Perturbed]
 """What is tried on n images and their labels."""
 
 

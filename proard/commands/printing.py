@@ -191,7 +191,7 @@ def _print_students(rows: Sequence[dict[str, str]]) -> None:
 
 
 def search_summary(result: SearchResult) -> list[str]:
-    """The predictor, whether there are enough labels, and the measured front."""
+    """The labels, the predictor, and the measured front."""
     front, report = result.front, result.report
     seconds = "" if result.seconds_per_label is None else f", {result.seconds_per_label:.2f} s each"
     space = report["space"]
@@ -201,11 +201,9 @@ def search_summary(result: SearchResult) -> list[str]:
         f"labels:  {report['labels']} of {count} students{seconds}",
         f"         {front.images} validation images; robust: {attack['name']}, {attack['threat']['norm']}, "
         f"eps {attack['threat']['eps']:.3g}",
-        *_noise(report["noise"]),
     ]
     if "predictor" in report:
-        lines += ["", *_predictor(report["predictor"]), *_enough(report["predictor"], report["labels"])]
-        lines += _verified(report["verified"])
+        lines += ["", *_predictor(report["predictor"]), *_verified(report["verified"])]
     else:
         lines.append("         every student was measured, or too few to predict others")
     best = front.best(("multiply_adds",))
@@ -234,15 +232,6 @@ def budget_on_front(front: Front) -> str:
     return short(best[len(best) // 2].cost.multiply_adds, up=True)
 
 
-def _noise(noise: dict[str, Any]) -> list[str]:
-    errors = ", ".join(f"{target} {100 * noise[target]['standard_error']:.1f}" for target in TARGETS)
-    halves = ", ".join(f"{target} {noise[target]['agreement']['labels']:.2f}" for target in TARGETS)
-    return [
-        f"noise:   standard error in points: {errors}",
-        f"         Kendall tau of two independent labels: {halves}",
-    ]
-
-
 def _predictor(predictor: dict[str, Any]) -> list[str]:
     """How each regressor did on labels that it had not seen; a star marks the one that is used."""
     rows = []
@@ -254,17 +243,6 @@ def _predictor(predictor: dict[str, Any]) -> list[str]:
             row[f"{target} error"] = f"{100 * held_out['error']:.1f}"
         rows.append(row)
     return ["held-out Kendall tau and mean absolute error in points; * is used", *table(rows)]
-
-
-def _enough(predictor: dict[str, Any], labels: int) -> list[str]:
-    lines = []
-    for target in TARGETS:
-        enough = predictor[target]["enough_labels"]
-        if enough is None:
-            lines.append(f"enough:  {target}: more than {labels} labels may still help (--labels {2 * labels})")
-        else:
-            lines.append(f"enough:  {target}: {enough} labels rank held-out students as well as all {labels}")
-    return lines
 
 
 def _verified(verified: dict[str, Any]) -> list[str]:

@@ -15,16 +15,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from proard.common.errors import UserError
 
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # Windows: runs are not locked there
-    fcntl = None
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems say that have none
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Atomic writes
@@ -223,13 +221,15 @@ class RunLock:
 
     The operating system releases the lock when the process ends, however it ends; the file ``.lock`` stays and means
     nothing by itself. Temporary files that a killed process left in the folder are removed. Where files cannot be
-    locked (Windows, some network file systems), nothing is locked.
+    locked (some network file systems), nothing is locked.
     """
 
     def __init__(self, path: str | Path) -> None:
         """``path`` is an existing folder."""
         self.path = Path(path)
-        self._descriptor: int | None = None
+        self._file = self.path / ".lock"
+        # A lock that is made of a file's existence would outlive a process that is killed.
+        self._lock = FileLock(self._file, mode=0o644, fallback_to_soft=False)
 
     def __enter__(self) -> RunLock:
         """Take the lock at once, or not at all.
@@ -237,26 +237,19 @@ class RunLock:
         Raises:
             UserError: another process holds it, or the folder is missing or read-only.
         """
-        if fcntl is None:
-            return self
         try:
-            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+            self._file.touch()
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            raise UserError(
+                f"{self.path}: in use by {self._holder()}; wait until it ends or choose another run"
+            ) from None
         except OSError as error:
+            if error.errno in WITHOUT_LOCKS:
+                return self
             raise UserError(f"{self.path}: cannot be written ({error.strerror}); choose another folder") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
-        except OSError as error:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-            os.close(descriptor)
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                process = f"process {holder}" if holder else "another process"
-                raise UserError(f"{self.path}: in use by {process}; wait until it ends or choose another run") from None
-            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-                raise UserError(f"{self.path}: cannot be locked ({error.strerror})") from error
-            return self
-        self._descriptor = descriptor
+        with suppress(OSError):  # on Windows, a locked file is not written by its name
+            self._file.write_text(str(os.getpid()))
         for left in self.path.glob(".tmp-*"):  # by a process that was killed: who holds the lock is the only writer
             with suppress(OSError):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -266,8 +259,11 @@ class RunLock:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Release the lock; also for child processes, which inherit the open file."""
-        if self._descriptor is not None and fcntl is not None:
-            os.ftruncate(self._descriptor, 0)
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            os.close(self._descriptor)
-            self._descriptor = None
+        self._lock.release()
+
+    def _holder(self) -> str:
+        """The process that has the lock, in words."""
+        try:
+            return f"process {int(self._file.read_text())}"
+        except (OSError, ValueError):
+            return "another process"

@@ -81,9 +81,9 @@ class ThreatConfig(Section):
 
 
 class PGDOptions(Section):
-    """The options of the attack ``pgd``."""
+    """The options of ``pgd``, with the defaults of its class, but for the steps: those are each section's own."""
 
-    steps: Count = Field(10, description="Gradient steps.")
+    steps: Count = Field(description="Gradient steps; by default 10, and 20 of evaluation.")
     step_size: Positive | None = Field(None, description="Default: 2.5 x eps / steps.")
     start: Literal["uniform", "gaussian", "clean"] = Field(
         "uniform", description="uniform in the ball, gaussian (deviation 0.001), or clean: at the image itself."
@@ -107,6 +107,20 @@ class AttackConfig(Component):
         return {"name": "pgd", **options.model_dump()}
 
 
+def _steps_by_default(steps: int) -> BeforeValidator:
+    """Of a section's attack, where it is ``pgd`` and does not say how many."""
+
+    def complete(values: Any) -> Any:
+        usual = isinstance(values, dict) and values.get("name", "pgd") == "pgd"
+        return {"steps": steps, **values} if usual else values
+
+    return BeforeValidator(complete)
+
+
+TenSteps = Annotated[AttackConfig, _steps_by_default(10)]
+TwentySteps = Annotated[AttackConfig, _steps_by_default(20)]
+
+
 class PhaseConfig(Section):
     """One stage of the progressive schedule. Learning rate: linear warm-up, then cosine to zero, over the phase."""
 
@@ -121,7 +135,7 @@ class PhaseConfig(Section):
     crafting: Component = Field(
         Component(name="own"), description="Whether the students of a step share adversarial images."
     )
-    attack: AttackConfig | None = Field(
+    attack: TenSteps | None = Field(
         None, description="Of this phase: cheaper in an early one, say. Default: the run's."
     )
     warmup_epochs: NonNegative = Field(0.0, description="Of rising learning rate; less than epochs.")
@@ -160,14 +174,14 @@ class ValidationConfig(Section):
     students: int = Field(2, ge=0, description="Random students measured beside the largest and the smallest.")
     images: Count = Field(500, description="Validation images on which each student is measured.")
     calibration_images: Count = Field(1000, description="Training images from which batch-norm statistics are made.")
-    attack: AttackConfig = Field(AttackConfig(steps=10), description="Of these measurements.")
+    attack: TenSteps = Field(AttackConfig(steps=10), description="Of these measurements.")
 
 
 class SearchConfig(Section):
     """How students are chosen, on validation images: by `search`, or by `extract` where there was no search."""
 
     images: Count = Field(500, description="Validation images per label: per student that is measured.")
-    attack: AttackConfig = Field(AttackConfig(steps=10), description="Of these measurements.")
+    attack: TenSteps = Field(AttackConfig(steps=10), description="Of these measurements.")
     labels: Annotated[Count, Field(ge=8)] = Field(100, description="Students that `search` measures for its predictor.")
     population: Annotated[Count, Field(ge=2)] = Field(100, description="Architectures in a generation of NSGA-II.")
     generations: Count = Field(100, description="Of NSGA-II.")
@@ -179,7 +193,7 @@ class SearchConfig(Section):
 class EvaluationConfig(Section):
     """The final measurement, on test images."""
 
-    attack: AttackConfig = Field(AttackConfig(steps=20), description="What robust accuracy is measured under.")
+    attack: TwentySteps = Field(AttackConfig(steps=20), description="What robust accuracy is measured under.")
     limit: Count | None = Field(None, description="Use a stratified subset of this many test images; default all.")
     format_images: Count = Field(256, description="Test images on which every written file is run, clean and attacked.")
     square_queries: Annotated[Count, Field(ge=2)] = Field(200, description="Of Square Attack on int8 files.")
@@ -212,7 +226,7 @@ class Config(Section):
     data: DataConfig = Field(description="Which images.")
     supernet: SupernetConfig = Field(SupernetConfig(), description="Which elastic network.")
     threat: ThreatConfig = Field(ThreatConfig(eps=8 / 255), description="What the adversary may do.")
-    attack: AttackConfig = Field(AttackConfig(), description="The attack inside training.")
+    attack: TenSteps = Field(AttackConfig(steps=10), description="The attack inside training.")
     student: StudentConfig = Field(StudentConfig(), description="The network of `mode: student`.")
     teacher: TeacherConfig = Field(TeacherConfig(), description="Whose outputs students learn.")
     phases: tuple[PhaseConfig, ...] = Field(

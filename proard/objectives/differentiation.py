@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from proard.attacks.attack import Model
 from proard.attacks.losses import cross_entropy
-from proard.attacks.steps import at_least_float32, buffers_restored, value_and_gradient
+from proard.attacks.steps import buffers_restored, detached_in_float32, value_and_gradient
 
 
 def input_gradient(network: Model, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -30,7 +30,7 @@ def input_gradient(network: Model, images: torch.Tensor, labels: torch.Tensor) -
     Returns:
         (N, C, H, W) in float32, or float64 where the images are.
     """
-    images = at_least_float32(images)
+    images = detached_in_float32(images)
     with buffers_restored(network):
         _, _, gradient = value_and_gradient(network, images, lambda logits, _: cross_entropy(logits, labels))
     return gradient
@@ -38,7 +38,7 @@ def input_gradient(network: Model, images: torch.Tensor, labels: torch.Tensor) -
 
 def leaf(images: torch.Tensor) -> torch.Tensor:
     """The same images, in float32 at least, as something to differentiate by; the given tensor is not changed."""
-    return at_least_float32(images).requires_grad_()
+    return detached_in_float32(images).requires_grad_()
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -191,22 +191,6 @@ def radii_plot(curves: Sequence[Curve], attack: str, norm: str, eps: float) -> P
 
 
 _CURVE_HEAD = ("student", "eps", "accuracy %, 95 % interval", "test images")
-
-
-def learning_plot(curve: Sequence[Mapping[str, Any]]) -> Plot:
-    """Rank correlation of the predictors by the number of labels."""
-    data = []
-    for what, colour in (("clean", CLEAN), ("robust", ROBUST)):
-        trace = line(what, [point["labels"] for point in curve], [point["tau"][what] for point in curve], colour)
-        data.append({**trace, "hovertemplate": f"%{{x}} labels: tau %{{y:.2f}}<extra>{what}</extra>"})
-    last = curve[-1]
-    summary = (
-        f"Kendall's tau of held-out predictions by the number of labels; with {last['labels']}: "
-        f"clean {last['tau']['clean']:.2f}, robust {last['tau']['robust']:.2f}."
-    )
-    rows = [[str(p["labels"]), f"{p['tau']['clean']:.2f}", f"{p['tau']['robust']:.2f}"] for p in curve]
-    layout = {"xaxis": {"title": {"text": "labels"}}, "yaxis": {"title": {"text": "Kendall's tau"}}}
-    return Plot(data, layout, summary, ["labels", "clean tau", "robust tau"], rows, height=300)
 
 
 def latency_plot(table: LatencyTable) -> Plot:

@@ -227,9 +227,8 @@ class Sections:
                 row += [f"{held_out['tau']:.2f}{' (used)' if used == name else ''}", f"{100 * held_out['error']:.1f}"]
             rows.append(row)
         head = ["predictor", *(f"{target} {what}" for target in TARGETS for what in ("tau", "error, points"))]
-        noise = ", ".join(f"{target} {100 * report['noise'][target]['standard_error']:.1f}" for target in TARGETS)
         body = html.paragraph(
-            f"{report['labels']} students were measured on validation images; their standard error in points: {noise}. "
+            f"{report['labels']} students were measured on validation images. "
             "Kendall's tau (1 ranks all pairs rightly, 0 is chance) and mean absolute error are of students that a "
             "predictor had not seen. What is chosen is measured, never predicted."
         ) + html.table(head, rows)
@@ -239,8 +238,6 @@ class Sections:
             body += html.paragraph(
                 f"{verified['students']} of the predicted front were measured: mean error {errors} points."
             )
-        if report.get("learning_curve"):
-            body += self.plots.add(figures.learning_plot(report["learning_curve"]), "learning")
         return body
 
     def latency(self) -> str:

@@ -31,7 +31,7 @@ COVERED = 0.5  # a limit is covered where a measured student uses at least this 
 
 @dataclass(frozen=True)
 class Point:
-    """A measured student.
+    """A student that was measured.
 
     Attributes:
         architecture: what it is.

@@ -33,30 +33,20 @@ class Labeller:
         self.attack = components.attack(settings.attack, threat_model(config), "search.attack")
         images = trained.data.validation.subset(settings.images, config.seed)
         size = evaluation_batch_size(trained.data.input_shape, trained.device)
-        cut = (len(images) + 1) // 2
-        indices = [sequential_batches(cut, size), [cut + i for i in sequential_batches(len(images) - cut, size)]]
-        self._halves = [list(images.batches(half, trained.device)) for half in indices]
+        self._batches = list(images.batches(sequential_batches(len(images), size), trained.device))
         self.fingerprint = self._fingerprint()
 
     def __call__(self, architecture: Architecture) -> MeasuredLabel:
         """Clean accuracy, and robust accuracy under the attack."""
         start = time.perf_counter()
         student = self.trained.supernet.extract(architecture, self.trained.calibration)
-        seed = self.trained.config.seed
-        measured = [measure(student, half, {"attack": self.attack}, seed=seed) for half in self._halves]
-        images = sum(m.clean.total for m in measured)
-        first, second = ((m.clean.value, m.robust["attack"].value) for m in measured)
-        return MeasuredLabel(
-            sum(m.clean.correct for m in measured) / images,
-            sum(m.robust["attack"].correct for m in measured) / images,
-            images,
-            (first, second),
-            time.perf_counter() - start,
-        )
+        measured = measure(student, self._batches, {"attack": self.attack}, seed=self.trained.config.seed)
+        clean, robust = measured.clean, measured.robust["attack"]
+        return MeasuredLabel(clean.value, robust.value, clean.total, time.perf_counter() - start)
 
     def _fingerprint(self) -> Fingerprint:
         config, trained = self.trained.config, self.trained
-        tensors = [tensor for batches in self._halves for batch in batches for tensor in batch]
+        tensors = [tensor for batch in self._batches for tensor in batch]
         calibration = [config.validation.calibration_images, config.batch_size, config.data.split_seed]
         parts = {
             "weights": _digest(list(trained.supernet.state_dict().values())),

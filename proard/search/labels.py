@@ -1,8 +1,8 @@
 """Labels: the measured accuracies of students, kept in the run's ``labels.jsonl`` as they come.
 
-A line is a label, ``{"fingerprint": ..., "architecture": {...}, "clean": ..., "robust": ..., "images": ..., "halves":
-[[clean, robust], [clean, robust]], "seconds": ...}``, or says what a fingerprint stands for, ``{"fingerprint": ...,
-"of": {...}}``: the weights, images, attack and seed. Files are only ever appended to. Labels of other weights or of
+A line is a label, ``{"fingerprint": ..., "architecture": {...}, "clean": ..., "robust": ..., "images": ..., "seconds":
+...}``, or says what a fingerprint stands for, ``{"fingerprint": ..., "of": {...}}``: the weights, images, attack and
+seed. Files are only ever appended to. Labels of other weights or of
 another attack stay in them and are left out, so that going back to a setting finds its labels again.
 
 Several processes (ranks) write a file each, ``labels-1.jsonl`` ..., and read all of them; nothing else is shared.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,12 +34,10 @@ class MeasuredLabel(Label):
 
     Attributes:
         images: validation images.
-        halves: (clean, robust) on each half of the images: two independent measurements, which tell the noise.
         seconds: that calibration and measurement took.
     """
 
     images: int = 0
-    halves: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 0.0), (0.0, 0.0))
     seconds: float = 0.0
 
 
@@ -123,7 +120,6 @@ class LabelStore:
             "clean": label.clean,
             "robust": label.robust,
             "images": label.images,
-            "halves": label.halves,
             "seconds": round(label.seconds, 4),
         }
         append_line(self.file, json.dumps(values))
@@ -152,13 +148,12 @@ class LabelStore:
 
 def _label(values: Mapping[str, Any]) -> MeasuredLabel:
     """Read what `LabelStore.add` wrote; ValueError, KeyError or TypeError for anything else."""
-    first, second = ((float(clean), float(robust)) for clean, robust in values["halves"])
     clean, robust = float(values["clean"]), float(values["robust"])
-    if not all(0 <= value <= 1 for value in (clean, robust, *first, *second)):
+    if not all(0 <= value <= 1 for value in (clean, robust)):
         raise ValueError("an accuracy is not in [0, 1]")
     if not isinstance(values["fingerprint"], str) or not isinstance(values["architecture"], dict):
         raise TypeError("it has no fingerprint or no architecture")
-    return MeasuredLabel(clean, robust, int(values["images"]), (first, second), float(values["seconds"]))
+    return MeasuredLabel(clean, robust, int(values["images"]), float(values["seconds"]))
 
 
 def _drop_unfinished_line(file: Path) -> None:
@@ -220,12 +215,3 @@ def label_share(
         if architecture not in store.labels:
             store.add(architecture, label(architecture))
             progress()
-
-
-def standard_error(accuracy: float, images: int) -> float:
-    """Of an accuracy in [0, 1] over independent images (binomial).
-
-    All labels of a run share their images, so that differences between students are less uncertain than this says;
-    see `agreement` in `proard.search.learning`, which is measured.
-    """
-    return math.sqrt(accuracy * (1 - accuracy) / images) if images else 0.0

@@ -163,45 +163,21 @@ class Predictor:
         inputs = features(costs, matrix)
         names = tuple(regressors or names_for(len(matrix)))
         splits = folds(len(matrix))
-        models: dict[str, list[Any]] = {name: [] for name in names}
-        for name in names:
-            for train, _ in splits:
-                models[name].append(fitted(name, inputs[train], labels[train]))
-                progress()
         self.compared: dict[str, dict[str, HeldOut]] = {target: {} for target in TARGETS}
         for name in names:
             predicted = np.empty_like(labels)
-            for model, (_, test) in zip(models[name], splits, strict=True):
-                predicted[test] = np.clip(model.predict(inputs[test]), 0, 1)
+            for train, test in splits:
+                predicted[test] = np.clip(fitted(name, inputs[train], labels[train]).predict(inputs[test]), 0, 1)
+                progress()
             for column, target in enumerate(TARGETS):
                 self.compared[target][name] = held_out(predicted[:, column], labels[:, column])
         self.chosen = {target: _best(self.compared[target]) for target in TARGETS}
-        used = dict.fromkeys(self.chosen.values())
-        self._models = {name: fitted(name, inputs, labels) for name in used}
-        self._fold_models = {name: models[name] for name in used}
+        self._models = {name: fitted(name, inputs, labels) for name in dict.fromkeys(self.chosen.values())}
 
     def __call__(self, matrix: Matrix) -> Values:
         """Predicted accuracies (M, 2), in [0, 1]."""
         inputs = features(self.costs, matrix)
         predicted = {name: model.predict(inputs) for name, model in self._models.items()}
-        return self._by_target(predicted)
-
-    def uncertainty(self, matrix: Matrix) -> Values:
-        """A standard deviation (M, 2) for every prediction.
-
-        The spread of the models of the cross-validation, which is larger where there are few labels, and their
-        root mean square held-out error, in quadrature.
-        """
-        inputs = features(self.costs, matrix)
-        spread = {
-            name: np.std([np.clip(model.predict(inputs), 0, 1) for model in models], axis=0)
-            for name, models in self._fold_models.items()
-        }
-        deviations = [self.compared[target][self.chosen[target]].deviation for target in TARGETS]
-        columns = [spread[self.chosen[target]][:, column] for column, target in enumerate(TARGETS)]
-        return np.sqrt(np.column_stack(columns) ** 2 + np.square(deviations))
-
-    def _by_target(self, predicted: Mapping[str, Values]) -> Values:
         columns = [predicted[self.chosen[target]][:, column] for column, target in enumerate(TARGETS)]
         return np.clip(np.column_stack(columns), 0, 1)
 

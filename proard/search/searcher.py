@@ -15,11 +15,10 @@ from proard.runs.trained_run import TrainedRun
 from proard.search.front import FILE, Front, write_front
 from proard.search.genotypes import Genotypes, Matrix
 from proard.search.labeller import Labeller
-from proard.search.labels import LabelStore, MeasuredLabel, architectures_to_label, label_share, standard_error
-from proard.search.learning import REPEATS, SHARES, agreement, enough_labels, learning_curve
+from proard.search.labels import LabelStore, MeasuredLabel, architectures_to_label, label_share
 from proard.search.nsga2 import nsga2
 from proard.search.population_cost import PopulationCost
-from proard.search.predictor import LEAST_LABELS, TARGETS, Predictor, as_values, features, fits
+from proard.search.predictor import LEAST_LABELS, TARGETS, Predictor, as_values, fits
 from proard.search.selection import Label
 from proard.supernet import Architecture
 from proard.supernet.budgets import Limits
@@ -95,12 +94,12 @@ class Searcher:
         search ends as it would have; the front has everything that was measured.
         """
         known = {architecture: self.store.labels[architecture] for architecture in chosen}
-        report: dict[str, Any] = {"labels": len(known), "space": self.space.size, "noise": _noise(list(known.values()))}
+        report: dict[str, Any] = {"labels": len(known), "space": self.space.size}
         genotypes = Genotypes(self.space)
         if len(known) < self.space.size and len(known) >= LEAST_LABELS:
             costs = PopulationCost(genotypes)
             predictor = self._predictor(costs, known, regressors)
-            report |= self._describe(predictor, known)
+            report |= _described(predictor)
             verified: list[tuple[Any, MeasuredLabel]] = []
             for left in range(ROUNDS if verify else 0, 0, -1):
                 if verified:
@@ -149,35 +148,14 @@ class Searcher:
         if min(count, len(fresh)) == 0:
             return []
         multiply_adds = predictor.costs(fresh, "multiply_adds")
-        picked = spread(fresh, predictor(fresh), multiply_adds, min(count, len(fresh)))
+        picked = best_of_ranges(fresh, predictor(fresh), multiply_adds, min(count, len(fresh)))
         return list(zip(genotypes.decode(picked), predictor(picked), strict=True))
-
-    def _describe(self, predictor: Predictor, known: Mapping[Architecture, Label]) -> dict[str, Any]:
-        """How good the predictor is, and whether more labels would make it better."""
-        final = {target: predictor.compared[target][predictor.chosen[target]].tau for target in TARGETS}
-        inputs = features(predictor.costs, predictor.costs.genotypes.encode(list(known)))
-        values = as_values(list(known.values()))
-        with self._progress("are there enough labels", len(SHARES) * REPEATS, "repetitions") as progress:
-            seed = self.trained.config.seed
-            curve = learning_curve(inputs, values, predictor.chosen, final, seed, progress.advance)
-        return {
-            "regressors": list(dict.fromkeys(predictor.chosen.values())),
-            "predictor": {
-                target: {
-                    "chosen": predictor.chosen[target],
-                    "compared": {name: asdict(result) for name, result in predictor.compared[target].items()},
-                    "enough_labels": enough_labels(curve, target),
-                }
-                for target in TARGETS
-            },
-            "learning_curve": [asdict(point) for point in curve],
-        }
 
     def _progress(self, what: str, total: int, unit: str, done: int = 0) -> Progress:
         return Progress(what, total, unit, done=done, quiet=self.quiet, shown=self.rank == 0)
 
 
-def spread(matrix: Matrix, predicted: Any, multiply_adds: Any, count: int) -> Matrix:
+def best_of_ranges(matrix: Matrix, predicted: Any, multiply_adds: Any, count: int) -> Matrix:
     """Of a predicted front, the best students of ``count`` ranges of multiply-adds.
 
     In every other range that is the one of the highest robust accuracy, else of the highest sum of both.
@@ -197,15 +175,17 @@ def spread(matrix: Matrix, predicted: Any, multiply_adds: Any, count: int) -> Ma
     return matrix[np.array(chosen[:count], dtype=np.int64)]
 
 
-def _noise(labels: list[MeasuredLabel]) -> dict[str, Any]:
-    """How much of the labels is chance, per accuracy."""
-    images = labels[0].images
+def _described(predictor: Predictor) -> dict[str, Any]:
+    """How each regressor did on labels that it had not seen, and which ones predict."""
     return {
-        target: {
-            "standard_error": standard_error(float(np.mean([getattr(label, target) for label in labels])), images),
-            "agreement": asdict(agreement(labels, target)),
-        }
-        for target in TARGETS
+        "regressors": list(dict.fromkeys(predictor.chosen.values())),
+        "predictor": {
+            target: {
+                "chosen": predictor.chosen[target],
+                "compared": {name: asdict(result) for name, result in predictor.compared[target].items()},
+            }
+            for target in TARGETS
+        },
     }
 
 

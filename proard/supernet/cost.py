@@ -18,8 +18,10 @@ A family's plan walks its layers through a `CostMeter`, exactly as the network's
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 FLOAT_BYTES = 4
 HALF_BYTES = 2
@@ -28,6 +30,14 @@ INT8_BYTES_PER_CHANNEL = 8  # an int32 bias and a float32 scale
 # What a safetensors file adds: its header's length, and at most this much of header per tensor.
 CONTAINER_BYTES = 8
 CONTAINER_BYTES_PER_TENSOR = 160
+
+WHOLE = "network"  # the kind of layer that stands for a whole network
+ARGUMENTS = {
+    "convolution": ("channels", "kernel", "stride", "groups", "bias", "batch_norm", "padding"),
+    "max_pool": ("kernel", "stride"),
+    "linear": ("features", "bias"),
+    "attention": ("heads",),
+}
 
 
 @dataclass(frozen=True)
@@ -56,24 +66,81 @@ class Cost:
 
 
 class Activation:
-    """A tensor that the walk passes along: ``channels x height x width`` elements."""
+    """A tensor that the walk passes along: ``channels x height x width`` values per image, its ``elements``."""
+
+    __slots__ = ("channels", "elements", "height", "width")
 
     def __init__(self, channels: int, height: int = 1, width: int = 1) -> None:
         self.channels, self.height, self.width = channels, height, width
+        self.elements = channels * height * width
+
+
+class Layer(NamedTuple):
+    """One layer of a walk.
+
+    Attributes:
+        kind: a method of the meter, or `WHOLE`.
+        shape: of its input: (channels, height, width).
+        arguments: as `ARGUMENTS` names them.
+        multiply_adds: of one image.
+        bytes: activations read and written, and weights, in float32.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    arguments: tuple[int, ...]
+    multiply_adds: int
+    bytes: int
+
+    def __str__(self) -> str:
+        if not self.shape:
+            return self.kind
+        named = zip(ARGUMENTS.get(self.kind, ()), self.arguments, strict=True)
+        return f"{self.kind}({', '.join(['x'.join(map(str, self.shape)), *(f'{n}={v}' for n, v in named)])})"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a student whose latency is measured as one.
+
+    Attributes:
+        module: name of its module in the network; None for a layer outside of a marked block.
+        layers: in the order of the forward pass.
+        detail: what tells it from a block of the same layers.
+    """
+
+    module: str | None
+    layers: tuple[Layer, ...]
+    detail: str = ""
+
+    @cached_property
+    def key(self) -> str:
+        """Its layers as text, ``shortcut: convolution(16x8x8, channels=24, ...) + ...``; one latency for one key."""
+        return (f"{self.detail}: " if self.detail else "") + " + ".join(map(str, self.layers))
 
     @property
-    def elements(self) -> int:
-        """Number of values per image."""
-        return self.channels * self.height * self.width
+    def multiply_adds(self) -> int:
+        """Those of one image."""
+        return sum(layer.multiply_adds for layer in self.layers)
+
+    @property
+    def bytes(self) -> int:
+        """Activations read and written, and weights, in float32."""
+        return sum(layer.bytes for layer in self.layers)
 
 
 class CostMeter:
-    """Adds up costs layer by layer."""
+    """Adds up costs layer by layer, and remembers the layers.
+
+    Attributes:
+        layers: in the order of the walk.
+    """
 
     def __init__(self) -> None:
-        self.multiply_adds = 0
-        self.parameters = 0
-        self.elements_moved = 0  # activations that layers read and write
+        self.layers: list[Layer] = []
+        self._marks: dict[int, tuple[int, str, str]] = {}  # first layer of a block to the end, name and detail of it
+        self._multiply_adds = 0
+        self._parameters = 0
         self._state_elements = 0  # parameters and floating-point buffers
         self._counters = 0
         self._int8_bytes = 0
@@ -85,8 +152,8 @@ class CostMeter:
         """The sums so far."""
         container = COUNTER_BYTES * self._counters + CONTAINER_BYTES + CONTAINER_BYTES_PER_TENSOR * (self._tensors + 1)
         return Cost(
-            self.multiply_adds,
-            self.parameters,
+            self._multiply_adds,
+            self._parameters,
             FLOAT_BYTES * self._peak_elements,
             FLOAT_BYTES * self._state_elements + container,
             self._peak_elements,
@@ -95,11 +162,17 @@ class CostMeter:
         )
 
     @property
-    def bytes_moved(self) -> int:
-        """Activations read and written so far, and weights, in float32."""
-        return FLOAT_BYTES * (self.elements_moved + self._state_elements)
+    def blocks(self) -> list[Block]:
+        """The marked blocks, and the layers outside of them as blocks of their own, in the order of the walk."""
+        blocks, place = [], 0
+        while place < len(self.layers):
+            end, module, detail = self._marks.get(place, (place + 1, None, ""))
+            blocks.append(Block(module, tuple(self.layers[place:end]), detail))
+            place = end
+        return blocks
 
-    def block(self, name: str, detail: str = "") -> AbstractContextManager[None]:
+    @contextmanager
+    def block(self, name: str, detail: str = "") -> Iterator[None]:
         """Mark the layers of one module of the network, so that their latency is measured together.
 
         Optional: the costs are the same without. The module must take the block's input and nothing else.
@@ -108,7 +181,10 @@ class CostMeter:
             name: the module's, in the network.
             detail: what tells it from a block of the same layers, such as a shortcut or an activation.
         """
-        return nullcontext()
+        first = len(self.layers)
+        yield
+        if len(self.layers) > first:
+            self._marks[first] = (len(self.layers), name, detail)
 
     @contextmanager
     def holding(self, *activations: Activation) -> Iterator[None]:
@@ -121,8 +197,8 @@ class CostMeter:
 
     def normalize(self, x: Activation) -> Activation:
         """The first layer of every network: a mean and a standard deviation per channel, into a new tensor."""
-        self._add_state(0, buffers=2 * x.channels, tensors=2, int8_bytes=INT8_BYTES_PER_CHANNEL * x.channels)
-        return self._produce(x, Activation(x.channels, x.height, x.width))
+        y, int8_bytes = Activation(x.channels, x.height, x.width), INT8_BYTES_PER_CHANNEL * x.channels
+        return self._layer("normalize", x, y, buffers=2 * x.channels, tensors=2, int8_bytes=int8_bytes)
 
     def convolution(
         self,
@@ -148,55 +224,63 @@ class CostMeter:
             padding: in pixels on every side; default ``kernel // 2``.
         """
         pad = kernel // 2 if padding is None else padding
-        y = Activation(
-            channels, (x.height + 2 * pad - kernel) // stride + 1, (x.width + 2 * pad - kernel) // stride + 1
-        )
+        y = _slid(x, channels, kernel, stride, pad)
         weights = channels * (x.channels // groups) * kernel**2
-        self.multiply_adds += weights * y.height * y.width
-        self._add_layer(weights, channels, bias)
-        if batch_norm:  # weight, bias, running mean, running variance, and the count of batches
-            self._add_state(2 * channels, buffers=2 * channels, tensors=5, int8_bytes=0)
-            self._counters += 1
-        return self._produce(x, y)
+        return self._layer(
+            "convolution",
+            x,
+            y,
+            (channels, kernel, stride, groups, int(bias), int(batch_norm), pad),
+            multiply_adds=weights * y.height * y.width,
+            parameters=weights + channels * (bias + 2 * batch_norm),
+            buffers=2 * channels * batch_norm,
+            tensors=1 + bias + 5 * batch_norm,  # weight, bias, running mean and variance, and the count of batches
+            counters=int(batch_norm),
+            int8_bytes=weights + INT8_BYTES_PER_CHANNEL * channels,
+        )
 
     def max_pool(self, x: Activation, kernel: int, stride: int) -> Activation:
         """A max-pooling layer padded by ``kernel // 2``."""
-        pad = kernel // 2
-        return self._produce(
-            x,
-            Activation(
-                x.channels, (x.height + 2 * pad - kernel) // stride + 1, (x.width + 2 * pad - kernel) // stride + 1
-            ),
-        )
+        return self._layer("max_pool", x, _slid(x, x.channels, kernel, stride, kernel // 2), (kernel, stride))
 
     def global_pool(self, x: Activation) -> Activation:
         """Mean over all positions."""
-        return self._produce(x, Activation(x.channels))
+        return self._layer("global_pool", x, Activation(x.channels))
 
     def linear(self, x: Activation, features: int, bias: bool = True) -> Activation:
         """A fully connected layer at every position."""
-        y = Activation(features, x.height, x.width)
-        self.multiply_adds += x.channels * features * x.height * x.width
-        self._add_layer(x.channels * features, features, bias)
-        return self._produce(x, y)
+        weights = x.channels * features
+        return self._layer(
+            "linear",
+            x,
+            Activation(features, x.height, x.width),
+            (features, int(bias)),
+            multiply_adds=weights * x.height * x.width,
+            parameters=weights + features * bias,
+            tensors=1 + bias,
+            int8_bytes=weights + INT8_BYTES_PER_CHANNEL * features,
+        )
 
     def layer_norm(self, x: Activation) -> Activation:
         """Layer norm into a new tensor."""
-        self._add_state(2 * x.channels, tensors=2)
-        return self._produce(x, Activation(x.channels, x.height, x.width))
+        y = Activation(x.channels, x.height, x.width)
+        return self._layer("layer_norm", x, y, parameters=2 * x.channels, tensors=2)
 
     def attention(self, query: Activation, key: Activation, value: Activation, heads: int) -> Activation:
         """Scores of every query with every key, their softmax in place, and the weighted values."""
         tokens = key.height * key.width
         scores = Activation(heads, query.height * query.width, tokens)
-        self.multiply_adds += query.elements * tokens + tokens * query.elements
-        with self.holding(key, value):
-            self._produce(query, scores)
-        return self._produce(scores, Activation(value.channels, query.height, query.width), also=(value,))
+        y = Activation(value.channels, query.height, query.width)
+        self._alive(query, scores, key, value)
+        self._alive(scores, y, value)
+        moved = query.elements + 2 * scores.elements + value.elements + y.elements
+        multiply_adds = 2 * query.elements * tokens
+        self._note("attention", query, (heads,), multiply_adds, FLOAT_BYTES * moved)
+        return y
 
     def add_parameters(self, count: int) -> None:
         """A tensor of parameters that is added in place, such as an embedding of positions."""
-        self._add_state(count)
+        self._add_state(count, tensors=1)
 
     def add_measured(
         self,
@@ -208,8 +292,9 @@ class CostMeter:
         *,
         counters: int = 0,
         int8_bytes: int | None = None,
+        detail: str = "",
     ) -> None:
-        """A whole network that was measured rather than walked through.
+        """A whole network that was measured rather than walked through; it is one block.
 
         Args:
             multiply_adds: per image.
@@ -219,25 +304,57 @@ class CostMeter:
             peak_elements: values alive at the same time, at most.
             counters: integers of 8 bytes.
             int8_bytes: of its weights in int8, at most; default 4 bytes for every parameter.
+            detail: what tells it from other networks of its family.
         """
-        self.multiply_adds += multiply_adds
-        self._add_state(parameters, buffers, tensors, int8_bytes)
-        self._counters += counters
+        self._add_state(parameters, buffers, tensors, counters, int8_bytes)
         self._peak_elements = max(self._peak_elements, peak_elements)
+        with self.block("", detail):
+            self._note(WHOLE, None, (), multiply_adds, FLOAT_BYTES * (parameters + buffers))
 
-    def _add_layer(self, weights: int, channels: int, bias: bool) -> None:
-        int8_bytes = weights + INT8_BYTES_PER_CHANNEL * channels
-        self._add_state(weights + (channels if bias else 0), tensors=1 + bias, int8_bytes=int8_bytes)
+    def _layer(
+        self,
+        kind: str,
+        x: Activation,
+        y: Activation,
+        arguments: tuple[int, ...] = (),
+        *,
+        multiply_adds: int = 0,
+        parameters: int = 0,
+        buffers: int = 0,
+        tensors: int = 0,
+        counters: int = 0,
+        int8_bytes: int | None = None,
+    ) -> Activation:
+        """Count a layer that makes y of x."""
+        self._alive(x, y)
+        self._add_state(parameters, buffers, tensors, counters, int8_bytes)
+        moved = x.elements + y.elements + parameters + buffers
+        self._note(kind, x, arguments, multiply_adds, FLOAT_BYTES * moved)
+        return y
 
-    def _add_state(self, parameters: int, buffers: int = 0, tensors: int = 1, int8_bytes: int | None = None) -> None:
-        self.parameters += parameters
+    def _note(
+        self, kind: str, x: Activation | None, arguments: tuple[int, ...], multiply_adds: int, moved: int
+    ) -> None:
+        self._multiply_adds += multiply_adds
+        shape = () if x is None else (x.channels, x.height, x.width)
+        self.layers.append(Layer(kind, shape, arguments, multiply_adds, moved))
+
+    def _add_state(
+        self, parameters: int, buffers: int = 0, tensors: int = 0, counters: int = 0, int8_bytes: int | None = None
+    ) -> None:
+        self._parameters += parameters
         self._state_elements += parameters + buffers
         self._tensors += tensors
+        self._counters += counters
         self._int8_bytes += FLOAT_BYTES * parameters if int8_bytes is None else int8_bytes
 
-    def _produce(self, x: Activation, y: Activation, also: tuple[Activation, ...] = ()) -> Activation:
+    def _alive(self, *tensors: Activation) -> None:
         """While a layer runs, its inputs, its output and everything held are alive."""
-        alive = {id(tensor): tensor.elements for tensor in (x, y, *also, *self._held)}
-        self._peak_elements = max(self._peak_elements, sum(alive.values()))
-        self.elements_moved += x.elements + y.elements + sum(tensor.elements for tensor in also)
-        return y
+        elements = sum([tensor.elements for tensor in {*tensors, *self._held}])
+        self._peak_elements = max(self._peak_elements, elements)
+
+
+def _slid(x: Activation, channels: int, kernel: int, stride: int, padding: int) -> Activation:
+    """What a window that slides over x makes of it."""
+    height, width = ((side + 2 * padding - kernel) // stride + 1 for side in (x.height, x.width))
+    return Activation(channels, height, width)

@@ -175,7 +175,8 @@ def option_rows(of_kind: str, name: str) -> Iterator[str]:
     if (of_kind, name) == ("attack", "pgd"):
         properties = TypeAdapter(PGDOptions).json_schema()["properties"]
         for option, field in PGDOptions.model_fields.items():
-            yield row(option, words(properties[option]), shown(PGDOptions, option), field.description or "")
+            default = "" if field.is_required() else shown(PGDOptions, option)  # the steps: each section's own
+            yield row(option, words(properties[option]), default, field.description or "")
         return
     for made in options(of_kind, name):
         if made.hint is Component:

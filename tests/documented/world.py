@@ -53,9 +53,8 @@ def build(folder: Path) -> list[str]:
 
 def names() -> dict[str, Any]:
     """What Python on a page may use without having made it: networks, images, and the meter of a family."""
-    from proard.evaluation.latency.blocks import BlockMeter
     from proard.supernet import build_supernet
-    from proard.supernet.cost import Activation
+    from proard.supernet.cost import Activation, CostMeter
 
     supernet = build_supernet("resnet", num_classes=10, input_shape=(3, 32, 32), widths=[8, 16], blocks=[1, 1])
     images, labels = torch.rand(8, 3, 32, 32), torch.arange(8)
@@ -67,7 +66,7 @@ def names() -> dict[str, Any]:
         "images": images,
         "labels": labels,
         "batches": [(images, labels)],
-        "meter": BlockMeter(),
+        "meter": CostMeter(),
         "x": Activation(3, 32, 32),
         "channels": 8,
     }

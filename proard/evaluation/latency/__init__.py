@@ -1,11 +1,12 @@
 """Latency of a device: blocks are measured once, and every student's latency is predicted from them."""
 
-from proard.evaluation.latency.blocks import Block, blocks_of, distinct_blocks
+from proard.evaluation.latency.blocks import blocks_of, distinct_blocks
 from proard.evaluation.latency.execution import Execution
 from proard.evaluation.latency.limits import latency_card, with_latency
 from proard.evaluation.latency.profiling import measure_latency, profile_supernet
 from proard.evaluation.latency.table import LatencyTable
 from proard.evaluation.latency.timing import Timing, time_calls
+from proard.supernet.cost import Block
 
 __all__ = [
     "Block",

@@ -11,149 +11,23 @@ import itertools
 import math
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from proard.supernet import Architecture, Family, SearchSpace
-from proard.supernet.cost import Activation, CostMeter
+from proard.supernet.cost import Block, Layer
 from proard.supernet.family import Normalize
 
 BASES = 8  # architectures from which every decision is varied, to see which blocks it changes
 MOST_COMBINATIONS = 4096  # of the decisions that change one block
 CHECKS = 200  # random architectures, at last
-WHOLE = "network"
-ARGUMENTS = {
-    "convolution": ("channels", "kernel", "stride", "groups", "bias", "batch_norm", "padding"),
-    "max_pool": ("kernel", "stride"),
-    "linear": ("features", "bias"),
-    "attention": ("heads",),
-}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One call of the meter: the kind of layer, its input (channels, height, width), and its arguments."""
-
-    kind: str
-    shape: tuple[int, int, int]
-    arguments: tuple[int, ...] = ()
-
-    def __str__(self) -> str:
-        channels, height, width = self.shape
-        named = zip(ARGUMENTS.get(self.kind, ()), self.arguments, strict=True)
-        return f"{self.kind}({', '.join([f'{channels}x{height}x{width}', *(f'{n}={v}' for n, v in named)])})"
-
-
-@dataclass(frozen=True)
-class Block:
-    """A part of a student that is measured as one.
-
-    Attributes:
-        key: its layers as text, such as ``shortcut: convolution(16x8x8, channels=24, ...) + ...``; blocks of one key
-            have one latency.
-        module: name of its module in the network; None for a layer outside of a marked block.
-        layers: in the order of the forward pass.
-        multiply_adds: of one image.
-        bytes: activations read and written, and weights, in float32.
-    """
-
-    key: str
-    module: str | None
-    layers: tuple[Layer, ...]
-    multiply_adds: int
-    bytes: int
-
-
-class BlockMeter(CostMeter):
-    """Notes the blocks of a walk."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks: list[Block] = []
-        self._open: list[Layer] | None = None
-
-    @contextmanager
-    def block(self, name: str, detail: str = "") -> Iterator[None]:
-        """All layers until the end of the block are one."""
-        multiply_adds, moved = self.multiply_adds, self.bytes_moved
-        layers: list[Layer] = []
-        self._open = layers
-        try:
-            yield
-        finally:
-            self._open = None
-        self._close(f"{detail}: " if detail else "", name, layers, multiply_adds, moved)
-
-    @contextmanager
-    def _layer(self, kind: str, x: Activation, *arguments: int) -> Iterator[None]:
-        multiply_adds, moved = self.multiply_adds, self.bytes_moved
-        layer = Layer(kind, (x.channels, x.height, x.width), arguments)
-        yield
-        if self._open is None:
-            self._close("", None, [layer], multiply_adds, moved)
-        else:
-            self._open.append(layer)
-
-    def _close(self, detail: str, name: str | None, layers: list[Layer], multiply_adds: int, moved: int) -> None:
-        key = detail + " + ".join(map(str, layers))
-        self.blocks.append(
-            Block(key, name, tuple(layers), self.multiply_adds - multiply_adds, self.bytes_moved - moved)
-        )
-
-    def normalize(self, x: Activation) -> Activation:
-        with self._layer("normalize", x):
-            return super().normalize(x)
-
-    def convolution(
-        self,
-        x: Activation,
-        channels: int,
-        kernel: int,
-        stride: int = 1,
-        groups: int = 1,
-        bias: bool = False,
-        batch_norm: bool = True,
-        padding: int | None = None,
-    ) -> Activation:
-        pad = kernel // 2 if padding is None else padding
-        with self._layer("convolution", x, channels, kernel, stride, groups, int(bias), int(batch_norm), pad):
-            return super().convolution(x, channels, kernel, stride, groups, bias, batch_norm, padding)
-
-    def max_pool(self, x: Activation, kernel: int, stride: int) -> Activation:
-        with self._layer("max_pool", x, kernel, stride):
-            return super().max_pool(x, kernel, stride)
-
-    def global_pool(self, x: Activation) -> Activation:
-        with self._layer("global_pool", x):
-            return super().global_pool(x)
-
-    def linear(self, x: Activation, features: int, bias: bool = True) -> Activation:
-        with self._layer("linear", x, features, int(bias)):
-            return super().linear(x, features, bias)
-
-    def layer_norm(self, x: Activation) -> Activation:
-        with self._layer("layer_norm", x):
-            return super().layer_norm(x)
-
-    def attention(self, query: Activation, key: Activation, value: Activation, heads: int) -> Activation:
-        with self._layer("attention", query, heads):
-            return super().attention(query, key, value, heads)
-
-    def add_measured(self, multiply_adds: int, *counts: int, **more: Any) -> None:
-        """A network that was not walked through is one block: all of it."""
-        super().add_measured(multiply_adds, *counts, **more)
-        self.blocks.append(Block(WHOLE, "", (Layer(WHOLE, (0, 0, 0)),), multiply_adds, self.bytes_moved))
 
 
 def blocks_of(family: Family, architecture: Architecture) -> list[Block]:
     """The blocks of a student in the order of its forward pass; nothing is run."""
-    meter = BlockMeter()
-    family.measure(family.plan(architecture), meter, Activation(*family.input_shape))
-    return meter.blocks
+    return family.walked(architecture).blocks
 
 
 def distinct_blocks(family: Family, space: SearchSpace | None = None) -> dict[str, tuple[Block, Architecture]]:

@@ -13,12 +13,13 @@ from torch import nn
 
 from proard.common.environment import environment
 from proard.common.progress import Progress
-from proard.evaluation.latency.blocks import Block, distinct_blocks, layer_module
+from proard.evaluation.latency.blocks import distinct_blocks, layer_module
 from proard.evaluation.latency.execution import Execution
 from proard.evaluation.latency.table import Entry, LatencyTable, StudentLatency, describe_family, line, quality
 from proard.evaluation.latency.timing import Timing, time_calls
 from proard.supernet import Architecture, SearchSpace, Supernet
 from proard.supernet.calibration import add_running_statistics
+from proard.supernet.cost import Block
 
 BLOCKS_AT_ONCE = 32  # whose weights are in memory together
 
@@ -44,7 +45,7 @@ def profile_supernet(
     """
     profiler = Profiler(supernet, execution, seconds, quiet)
     distinct = distinct_blocks(supernet.family, supernet.space)
-    chosen = spread(distinct, most_blocks)
+    chosen = thinned(distinct, most_blocks)
     versions = environment()
     table = LatencyTable(
         **describe_family(supernet.family),
@@ -108,7 +109,7 @@ class Profiler:
 
     def fit(self, table: LatencyTable, fitted: int, tested: int) -> LatencyTable:
         """The table with its overhead and scale fitted on whole students, and tested on others."""
-        architectures = spread_students(self.supernet.space, fitted + tested)
+        architectures = graded_students(self.supernet.space, fitted + tested)
         makers = [self._student_maker(architecture) for architecture in architectures]
         timings = self._time("students", makers, self.seconds * 3)
         seen = set(evenly(len(architectures), fitted if len(architectures) == fitted + tested else None))
@@ -186,7 +187,7 @@ def _version(runtime: str) -> str | None:
 CANDIDATES = 200  # random students, of which some are measured
 
 
-def spread(distinct: dict[str, tuple[Block, Architecture]], most: int) -> dict[str, tuple[Block, Architecture]]:
+def thinned(distinct: dict[str, tuple[Block, Architecture]], most: int) -> dict[str, tuple[Block, Architecture]]:
     """At most so many blocks, evenly over kinds (layers without their sizes) and, within a kind, multiply-adds."""
 
     def order(item: tuple[str, tuple[Block, Architecture]]) -> tuple[Any, ...]:
@@ -197,8 +198,8 @@ def spread(distinct: dict[str, tuple[Block, Architecture]], most: int) -> dict[s
     return dict(ordered[index] for index in evenly(len(ordered), min(most, len(ordered))))
 
 
-def spread_students(space: SearchSpace, count: int) -> list[Architecture]:
-    """Different students, spread evenly over the logarithm of multiply-adds, from the smallest to the largest."""
+def graded_students(space: SearchSpace, count: int) -> list[Architecture]:
+    """Different students, evenly over the logarithm of multiply-adds, from the smallest to the largest."""
     rng = random.Random(0)
     smallest, largest = space.smallest(), space.largest()
     pool = [smallest, largest]

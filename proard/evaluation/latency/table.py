@@ -21,10 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from proard.common.errors import UserError
 from proard.common.files import atomic_write
-from proard.evaluation.latency.blocks import Block, blocks_of
+from proard.evaluation.latency.blocks import blocks_of
 from proard.evaluation.latency.execution import Execution
 from proard.evaluation.latency.timing import Timing
 from proard.supernet import Architecture, Family, families
+from proard.supernet.cost import Block
 
 # Options of a family that do not change how long its networks take.
 WITHOUT_EFFECT = ("mean", "std", "dropout", "kernel_transform")
@@ -111,7 +112,7 @@ class LatencyTable(Model):
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:
-        """Read a table.
+        """Read a table from its file.
 
         Raises:
             UserError: no such file, or one that is not a table; names the first wrong place.

@@ -35,7 +35,7 @@ class Timing:
         return cls(median(ordered), ordered[math.ceil(0.95 * len(ordered)) - 1], len(ordered))
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields by name, for JSON."""
         return asdict(self)
 
 

@@ -17,7 +17,7 @@ import torch
 from proard.attacks import ThreatModel, maximise
 from proard.attacks.attack import Loss, Model
 from proard.attacks.losses import cross_entropy
-from proard.attacks.steps import at_least_float32, buffers_restored, value_and_gradient
+from proard.attacks.steps import buffers_restored, detached_in_float32, value_and_gradient
 
 PATH = 5.0  # of an ascent, in radii; twice that of an attack, as the best iterate is kept: it found the most
 
@@ -82,7 +82,7 @@ def expand(
     """
     if images.numel() and not threat.bounds[0] <= images.min() <= images.max() <= threat.bounds[1]:
         raise ValueError(f"images must be within {threat.bounds}; put normalisation inside the network")
-    images = at_least_float32(images)
+    images = detached_in_float32(images)
     loss, gradient = loss_and_gradient(network, images, labels)
 
     def remainder(logits: torch.Tensor, perturbed: torch.Tensor) -> torch.Tensor:
@@ -153,7 +153,7 @@ def loss_and_gradient(network: Model, images: torch.Tensor, labels: torch.Tensor
     """
     with buffers_restored(network):
         _, loss, gradient = value_and_gradient(
-            network, at_least_float32(images), lambda logits, _: cross_entropy(logits, labels)
+            network, detached_in_float32(images), lambda logits, _: cross_entropy(logits, labels)
         )
     return loss, gradient
 

@@ -130,7 +130,7 @@ class Diagnostics:
     transfer: TransferDiagnostics | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """All of it as plain values, for JSON."""
         return {**_plain(self), "note": NOT_A_CERTIFICATE}
 
     def __str__(self) -> str:

@@ -135,7 +135,7 @@ class MobileNetFamily(Family):
         meter.linear(x, self.num_classes)
 
     def network(self, plan: MobileNetPlan) -> MobileNet:
-        """The static network."""
+        """The static network of a plan."""
         return MobileNet(plan, self.normalize(), self.dropout, self.num_classes)
 
     def channel_groups(self) -> list[ChannelGroup]:

@@ -93,7 +93,7 @@ class ResNetFamily(Family):
         meter.linear(meter.global_pool(x), self.num_classes)
 
     def network(self, plan: ResNetPlan) -> ResNet:
-        """The static network."""
+        """The static network of a plan."""
         max_pool = self.stem == "imagenet"
         return ResNet(plan, self.normalize(), self.activation, max_pool, self.dropout, self.num_classes)
 

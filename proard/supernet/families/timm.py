@@ -8,20 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from types import ModuleType
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.flop_counter import FlopCounterMode
 
 from proard.common.errors import UserError, nearest
-from proard.supernet.activation_memory import peak_elements
 from proard.supernet.architecture import Architecture, Decision
-from proard.supernet.calibration import add_running_statistics, remove_running_statistics
-from proard.supernet.cost import FLOAT_BYTES, INT8_BYTES_PER_CHANNEL, Activation, CostMeter
+from proard.supernet.calibration import remove_running_statistics
+from proard.supernet.cost import Activation, CostMeter
 from proard.supernet.family import Family, Normalize, families
 
 # Of timm.create_model, and not the user's: what the images decide, and what would load weights or fetch something.
@@ -47,9 +44,7 @@ class TimmNetwork(nn.Module):
 class TimmFamily(Family):
     """A model of timm; its space has one architecture.
 
-    Multiply-adds are half of what PyTorch's FLOP counter counts on the meta device, and parameters are counted. Peak
-    activation memory is that of the operators that the model runs one by one (`activation_memory.py`), an upper
-    bound: its batch norm and additions are not taken to be in place. So is the size in int8, where batch norm counts.
+    Costs are measured (`measured_network.py`): peak activation memory and the size in int8 are upper bounds.
 
     Attributes:
         model: its name in timm, such as ``vit_tiny_patch16_224``; nothing is downloaded.
@@ -69,7 +64,7 @@ class TimmFamily(Family):
                 raise ValueError(f"option '{option}' of the timm model is not for you to set; remove it")
 
     def decisions(self) -> list[Decision]:
-        """None."""
+        """An empty list: the network is fixed."""
         return []
 
     def plan(self, architecture: Architecture) -> str:
@@ -110,53 +105,14 @@ class TimmFamily(Family):
         return {"num_classes": self.num_classes, "in_chans": self.input_shape[0]}
 
     def measure(self, plan: str, meter: CostMeter, images: Activation) -> None:
-        """Measured once, on the meta device."""
-        multiply_adds, parameters, buffers, tensors, peak, counters, int8_bytes = self._measured
-        meter.add_measured(multiply_adds, parameters, buffers, tensors, peak, counters=counters, int8_bytes=int8_bytes)
-
-    @cached_property
-    def _measured(self) -> tuple[int, int, int, int, int, int, int]:
-        """Multiply-adds, parameters, buffers, tensors, peak elements, counters, and bytes of the weights in int8."""
-        network = self.skeleton(self.model).eval()
-        add_running_statistics(network)
-        network.to("meta")
+        """As for any network, with an error that names the model."""
         shape = " x ".join(map(str, self.input_shape))
-        images = torch.zeros(1, *self.input_shape, device="meta")
-        with (
-            _explained(f"timm model '{self.model}' does not take images of {shape}; see its option img_size"),
-            FlopCounterMode(display=False) as counter,
-            torch.no_grad(),
-        ):
-            logits = network(images)
-        if logits.shape != (1, self.num_classes):
-            raise UserError(f"timm model '{self.model}' gives {tuple(logits.shape[1:])}, not {self.num_classes} logits")
-        parameters = sum(parameter.numel() for parameter in network.parameters())
-        state = network.state_dict().values()
-        counters = sum(tensor.numel() for tensor in state if not tensor.is_floating_point())
-        buffers = sum(tensor.numel() for tensor in state if tensor.is_floating_point()) - parameters
-        peak = peak_elements(network, images)
-        return counter.get_total_flops() // 2, parameters, buffers, len(state), peak, counters, _int8_bytes(network)
-
-
-def _int8_bytes(network: nn.Module) -> int:
-    """Of the weights, as `proard.supernet.cost` counts them, but with the batch norms, which may not be foldable."""
-    total = INT8_BYTES_PER_CHANNEL * sum(m.mean.numel() for m in network.modules() if isinstance(m, Normalize))
-    seen: set[int] = set()  # parameters that stand in two places
-    for module in network.modules():
-        small = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)
-        for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            if small and name == "weight":
-                total += parameter.numel() + INT8_BYTES_PER_CHANNEL * parameter.shape[0]
-            elif not (small and name == "bias"):
-                total += FLOAT_BYTES * parameter.numel()
-    return total
+        with _explained(f"timm model '{plan}' does not take images of {shape}; see its option img_size"):
+            super().measure(plan, meter, images)
 
 
 def import_timm() -> ModuleType:
-    """The package.
+    """The package timm, imported when it is needed.
 
     Raises:
         UserError: it is not installed.

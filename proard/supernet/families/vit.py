@@ -40,7 +40,7 @@ class ViTPlan:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention."""
+    """Multi-head self-attention of all tokens."""
 
     def __init__(self, spec: BlockSpec) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class ViTFamily(Family):
         meter.linear(Activation(plan.width), self.num_classes)
 
     def network(self, plan: ViTPlan) -> VisionTransformer:
-        """The static network."""
+        """The static network of a plan."""
         return VisionTransformer(plan, self)
 
     def channel_groups(self) -> list[ChannelGroup]:
