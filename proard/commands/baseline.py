@@ -16,7 +16,7 @@ from proard.runs.checkpoint import load_checkpoint
 from proard.runs.energy import EnergyMeter
 from proard.runs.run import Run
 from proard.runs.savings import Savings, Spent, savings, training_of
-from proard.supernet.budgets import Budget
+from proard.supernet.budgets import Budget, no_budget
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def baseline(
     if config.mode == "student":
         raise UserError(f"baseline: run {directory.path} trained one student alone already; give a supernet's run")
     if not budgets:
-        raise UserError("baseline needs a budget, such as --flops 100M (or --params, --memory, --size)")
+        raise no_budget("baseline")
     state = load_checkpoint(directory.checkpoint)
     if not state["finished"]:
         raise UserError(

@@ -35,7 +35,7 @@ from proard.search.front import FILE, Front, read_front
 from proard.search.labeller import Labeller
 from proard.search.selection import Label, Prefer, choose, preference
 from proard.supernet import Architecture, Family, SearchSpace
-from proard.supernet.budgets import Budget, Limits
+from proard.supernet.budgets import Budget, Limits, budgets_of, no_budget
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,13 +64,8 @@ class Extracted(MeasuredStudent):
 
 
 def extract(
-    budgets: Sequence[Budget | tuple[str, str]] | Budget | None = None,
+    budgets: Budget | Sequence[Budget | tuple[str, str]] = (),
     *,
-    flops: str | float | None = None,
-    params: str | float | None = None,
-    memory: str | float | None = None,
-    size: str | float | None = None,
-    latency: str | float | None = None,
     together: bool = False,
     latency_table: str | Path | None = None,
     run: str | Path | None = None,
@@ -79,6 +74,7 @@ def extract(
     formats: Sequence[str] = (),
     static_batch: int | None = None,
     quiet: bool = False,
+    **named: str | float | None,
 ) -> list[Extracted]:
     """Choose a student for every budget on validation images, calibrate it, measure it on test images, and write it.
 
@@ -88,11 +84,6 @@ def extract(
 
     Args:
         budgets: any number of `Budget`s, or pairs such as ``("flops", "100M")``.
-        flops: a budget of multiply-adds, such as ``"100M"``.
-        params: a budget of parameters.
-        memory: a budget of peak activation memory, such as ``"256KB"`` (float32, batch size 1).
-        size: a budget of the weight file's size, such as ``"1MB"``.
-        latency: a budget of predicted latency, such as ``"5ms"``.
         together: one student that keeps all budgets, instead of one for each.
         latency_table: of another device; default the run's own, which `profile` makes.
         run: the run directory; default the newest in ``runs/``.
@@ -101,15 +92,13 @@ def extract(
         formats: further formats: ``onnx``, ``onnx-int8``, ``pt2-int8``, ``executorch``.
         static_batch: the one batch size that ONNX files take; default any.
         quiet: no progress bar.
+        named: further budgets by their kind, such as ``flops="100M"`` or ``memory_int8="64KB"``.
 
     Raises:
         UserError: no run, no budget, a budget below the smallest student, an unknown format or preference, or a place
             that cannot be written; nothing was written.
     """
-    wanted = [budgets] if isinstance(budgets, Budget) else list(budgets or [])
-    named = {"flops": flops, "params": params, "memory": memory, "size": size, "latency": latency}
-    given = [b if isinstance(b, Budget) else Budget.parse(*b) for b in wanted]
-    given += [Budget.parse(kind, text) for kind, text in named.items() if text is not None]
+    given = budgets_of(budgets, named)
     if together and len(given) < 2:
         raise UserError("--and: joins the budgets of one student; give two, such as --flops 100M --params 2M --and")
     limits = [Limits(tuple(given))] if together else [Limits((budget,)) for budget in given]
@@ -120,7 +109,7 @@ def extract(
     directory = Run.find(run)
     config = directory.config()
     if not limits and config.mode == "supernet":
-        raise UserError("extract needs a budget, such as --flops 100M (or --params, --memory, --size)")
+        raise no_budget("extract")
     meter = EnergyMeter(config.energy, directory.energy, "extract")
     extractor = Extractor(directory, quiet)
     extractor.static_batch = static_batch

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from proard.common.budget_kinds import KINDS
 from proard.common.errors import UserError
 from proard.common.units import short
 from proard.config import Config
@@ -29,7 +30,7 @@ from proard.search.labeller import Labeller
 from proard.supernet import Decision, Family, families
 
 COSTS = {"multiply_adds": "multiply-adds", "parameters": "parameters"}
-BUDGETS = {"multiply_adds": "flops", "parameters": "params"}  # the option of extract that limits each
+BUDGETS = {kind.field: name for name, kind in KINDS.items() if kind.field in COSTS}  # extract's option for each
 
 
 @dataclass(frozen=True)
