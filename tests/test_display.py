@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from small_families import SMALL_FAMILIES
 
 from proard.commands.evaluate import Evaluation
-from proard.commands.extract import Extracted
-from proard.commands.results import Accuracy, Results
+from proard.commands.results import MeasuredStudent, Results
+from proard.common.errors import UserError
 from proard.common.registry import Registry
 from proard.common.svg import CLEAN, MUTED, ROBUST, Series, accuracy_svg, in_words, stages
-from proard.evaluation.accuracy import Measurement, RobustAccuracy
+from proard.evaluation.accuracy import Accuracy, Measurement, RobustAccuracy
 from proard.search.front import Front, Point
 from proard.search.selection import Label
 from proard.supernet import Architecture, Decision, SearchSpace, Supernet, build_supernet, families
@@ -90,7 +90,7 @@ def bars(root: ElementTree.Element, kind: str) -> list[ElementTree.Element]:
 def test_an_architecture_is_drawn_beside_the_largest(name: str, seed: int) -> None:
     space = FAMILIES[name].space()
     architecture = space.sample(random.Random(seed))
-    root = parsed(architecture)
+    root = parsed(space.picture(architecture))
     drawn = [bar for of_stage in stages(space.decisions, architecture).values() for bar in of_stage]
     assert len(bars(root, "ghost")) == len(drawn)
     full = {float(ghost.get("height", 0)) for ghost in bars(root, "ghost")}
@@ -119,7 +119,7 @@ def _order(architecture: Architecture, name: str) -> tuple[int, int, int]:
     return first(stage), first(lambda key: (stage(key), key.rpartition(".")[2])), names.index(name)
 
 
-def test_what_an_architecture_is_drawn_among_is_no_part_of_it() -> None:
+def test_an_architecture_is_a_value_that_its_space_draws() -> None:
     space = FAMILIES["resnet"].space()
     made = space.sample(random.Random(0))
     read = Architecture.from_json(made.to_json())
@@ -127,9 +127,14 @@ def test_what_an_architecture_is_drawn_among_is_no_part_of_it() -> None:
     assert hash(made) == hash(read)
     assert repr(made) == repr(read)
     assert str(made) == str(read)
-    assert not bars(parsed(read), "bar")
-    assert words(parsed(read)) == " ".join(in_words(made))
-    assert bars(parsed(space.canonical(read)), "bar")
+    for value in (made, read):
+        assert not bars(parsed(value), "bar")
+        assert words(parsed(value)) == " ".join(in_words(made))
+    assert bars(parsed(space.picture(read)), "bar")
+    assert repr(space.picture(read)) == str(made)
+    assert space.picture(read)._repr_html_() == space.picture(made)._repr_html_()
+    with pytest.raises(UserError, match=r"unknown decision 'stage9\.width'"):
+        space.picture({"stage9.width": 1})
     for same in (pickle.loads(pickle.dumps(made)), copy.deepcopy(made)):
         assert same == made
         assert same._repr_html_() == made._repr_html_()
@@ -173,6 +178,7 @@ def test_a_space_of_one() -> None:
     assert "one fixed network, 500 multiply-adds" in words(parsed(empty))
     assert "70.0 parameters" in words(parsed(empty))
     parsed(empty.largest())
+    parsed(empty.picture(empty.largest()))
 
 
 def test_a_supernet_is_no_tree_of_modules() -> None:
@@ -197,7 +203,7 @@ def test_names_are_inert() -> None:
         Decision(f"stage1.{HOSTILE}", "kernel", (3, 5)),
     ]
     space = SearchSpace(decisions, lambda _: Cost(1, 1, 1))
-    for thing in (space, space.smallest(), Architecture(space.largest().decisions)):
+    for thing in (space, space.smallest(), space.picture(space.largest())):
         assert HOSTILE in words(parsed(thing))
         assert "<script" not in thing._repr_html_()
         assert "<img" not in thing._repr_html_()
@@ -287,9 +293,10 @@ def card(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_student_says_costs_and_accuracies() -> None:
-    student = Extracted(Path("runs") / "flops-1M", card())
+    student = MeasuredStudent(Path("runs") / "flops-1M", card())
     assert repr(student) == (
-        "Extracted(flops-1M: 123K multiply-adds, 7.89K parameters, clean 90.0 %, pgd20 70.0 % on 100 validation images)"
+        "MeasuredStudent(flops-1M: 123K multiply-adds, 7.89K parameters, clean 90.0 %, pgd20 70.0 % "
+        "on 100 validation images)"
     )
     root = parsed(student)
     low, high = Accuracy(70, 100).interval
@@ -301,7 +308,7 @@ def test_a_student_says_costs_and_accuracies() -> None:
     assert bars(root, "bar")
     assert student.architecture == Architecture(tuple(card()["architecture"].items()))
 
-    of_another = Extracted(Path("a") / HOSTILE.replace("/", ""), card(family=HOSTILE))
+    of_another = MeasuredStudent(Path("a") / HOSTILE.replace("/", ""), card(family=HOSTILE))
     root = parsed(of_another)  # a family that is not known here: in words alone
     assert not bars(root, "bar")
     assert " ".join(in_words(student.architecture)) in words(root)
@@ -311,7 +318,7 @@ def test_students_of_different_attacks_share_a_table() -> None:
     measured = Measurement(Accuracy(9, 10), {"apgd-ce": RobustAccuracy(5, 10, 9)})
     evaluation = Evaluation(Path("s"), card(), measured, {}, 0, None)
     assert "apgd-ce 50.0 % on 10 test images" in repr(evaluation)
-    both: Results[Any] = Results([Extracted(Path("t"), card()), evaluation])
+    both: Results[Any] = Results([MeasuredStudent(Path("t"), card()), evaluation])
     first, second = table(parsed(both))
     assert first["apgd-ce %"] == second["pgd20 %"] == ""
     assert first["pgd20 %"].startswith("70.0")

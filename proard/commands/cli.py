@@ -200,9 +200,8 @@ def baseline(
         print(json.dumps(result.as_dict(), indent=1))
         return
     print_baseline(result)
-    directory = result.comparisons[0].extracted.parent.parent
-    say(f"written: {directory / 'baseline.json'}")
-    say(f"next:    proard report --run {directory}")
+    say(f"written: {result.run.path / 'baseline.json'}")
+    say(f"next:    proard report --run {result.run.path}")
 
 
 @app.command()

@@ -46,8 +46,6 @@ class Evaluation(MeasuredStudent):
     """What `evaluate` measured of one student on test images.
 
     Attributes:
-        path: the student directory.
-        card: its student.json.
         measurement: clean accuracy, and robust accuracy after each attack (by name) of the cascade.
         attacks: by the same names.
         seed: of the attacks and of the subset.
@@ -57,8 +55,6 @@ class Evaluation(MeasuredStudent):
         teacher: the source of that teacher, and the checksum of its file if it is one.
     """
 
-    path: Path
-    card: dict[str, Any]
     measurement: Measurement
     attacks: Mapping[str, Attack]
     seed: int
@@ -69,12 +65,17 @@ class Evaluation(MeasuredStudent):
 
     @property
     def accuracies(self) -> dict[str, Accuracy]:
-        """As measured."""
+        """The accuracy ``clean``, and the robust ones by the name of the attack, as they were measured now."""
         return {"clean": self.measurement.clean, **self.measurement.robust}
+
+    @property
+    def split(self) -> str:
+        """The split whose images the accuracies are of."""
+        return "test"
 
     def as_dict(self) -> dict[str, Any]:
         """Every number with what it is of: split, seed, subset, and all parameters of the attack; for JSON."""
-        subset = {"split": "test", "seed": self.seed, "limit": self.limit}
+        subset = {"split": self.split, "seed": self.seed, "limit": self.limit}
         plain: dict[str, Any] = {"path": str(self.path), "clean": {**self.measurement.clean.as_dict(), **subset}}
         for name, accuracy in self.measurement.robust.items():
             plain[name] = {**accuracy.as_dict(), **subset, "attack": attack_as_dict(self.attacks[name])}
@@ -87,7 +88,12 @@ class Evaluation(MeasuredStudent):
     def diagnostics_as_dict(self) -> dict[str, Any]:
         """The content of the student's `DIAGNOSTICS`; only where there are diagnostics."""
         assert self.diagnostics is not None
-        return {"proard": __version__, "split": "test", "teacher_source": self.teacher, **self.diagnostics.as_dict()}
+        return {
+            "proard": __version__,
+            "split": self.split,
+            "teacher_source": self.teacher,
+            **self.diagnostics.as_dict(),
+        }
 
 
 def evaluate(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from proard.common.progress import Progress
 from proard.common.terminal import warn
 from proard.config import Config
 from proard.data import DataSplits
-from proard.evaluation.accuracy import Accuracy, Measurement, measure, work
+from proard.evaluation.accuracy import Measurement, measure, work
 from proard.evaluation.latency import LatencyTable, latency_card, measure_latency, with_latency
 from proard.evaluation.latency.limits import TABLE
 from proard.export.formats import FormatChecks
@@ -38,31 +37,6 @@ from proard.supernet import Architecture, Family, SearchSpace
 from proard.supernet.budgets import Budget, Limits, budgets_of, no_budget
 
 
-@dataclass(frozen=True, repr=False)
-class Extracted(MeasuredStudent):
-    """A student that was written.
-
-    Attributes:
-        path: its directory.
-        card: its student.json.
-    """
-
-    path: Path
-    card: dict[str, Any]
-
-    @property
-    def accuracies(self) -> dict[str, Accuracy]:
-        """As on its card."""
-        evaluation = self.card["evaluation"]
-        values = {"clean": evaluation["clean"], **{r["attack"]["name"]: r for r in evaluation["robust"]}}
-        return {name: Accuracy(value["correct"], value["images"]) for name, value in values.items()}
-
-    @property
-    def split(self) -> str:
-        """As on its card."""
-        return self.card["evaluation"]["split"]
-
-
 def extract(
     budgets: Budget | Sequence[Budget | tuple[str, str]] = (),
     *,
@@ -75,7 +49,7 @@ def extract(
     static_batch: int | None = None,
     quiet: bool = False,
     **named: str | float | None,
-) -> list[Extracted]:
+) -> list[MeasuredStudent]:
     """Choose a student for every budget on validation images, calibrate it, measure it on test images, and write it.
 
     It is chosen from the front that `search` measured, where the run has one; else some students are measured now.
@@ -226,7 +200,7 @@ class Extractor(TrainedRun):
                 known=self.labels,
             )
 
-    def write(self, limits: Limits | None, out: Path, prefer: Prefer, formats: Sequence[str]) -> Extracted:
+    def write(self, limits: Limits | None, out: Path, prefer: Prefer, formats: Sequence[str]) -> MeasuredStudent:
         """Choose, calibrate, measure on the test split, and write the student directory."""
         if limits is None or self.space.size == 1:
             architecture, selection = self.space.largest(), {"method": "only one"}
@@ -245,7 +219,7 @@ class Extractor(TrainedRun):
         formats: Sequence[str] = (),
         about: dict[str, Any] | None = None,
         split: Literal["test", "validation"] = "test",
-    ) -> Extracted:
+    ) -> MeasuredStudent:
         """Measure a calibrated network of this run's space, and write its student directory.
 
         Args:
@@ -272,7 +246,7 @@ class Extractor(TrainedRun):
         checks = None
         if split == "test":
             checks = format_checks(self.config, self.data, self.device, attack, self.static_batch)
-        return Extracted(path, write_student(path, network, card, formats, checks, self.quiet))
+        return MeasuredStudent(path, write_student(path, network, card, formats, checks, self.quiet))
 
     def _card(self, architecture: Architecture, result: Measurement, attack: Attack) -> dict[str, Any]:
         threat = attack.threat

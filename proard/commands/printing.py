@@ -18,12 +18,12 @@ from proard.search.searcher import SearchResult
 if TYPE_CHECKING:
     from proard.commands.baseline import Baseline
     from proard.commands.evaluate import Evaluation
-    from proard.commands.extract import Extracted
     from proard.commands.profile import Profile
+    from proard.commands.results import MeasuredStudent
     from proard.training import Trainer
 
 
-def print_students(students: Sequence[Extracted]) -> None:
+def print_students(students: Sequence[MeasuredStudent]) -> None:
     """What was extracted: costs and accuracies, how it was chosen, and its latency where a budget asked for one."""
     _print_students([student.row() for student in students])
     for line in dict.fromkeys(map(_chosen, (student.card["selection"] for student in students))):

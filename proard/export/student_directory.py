@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -160,8 +160,7 @@ def load_student(directory: str | Path) -> nn.Module:
     """
     card = read_card(directory)
     try:
-        options = {"num_classes": card["num_classes"], "input_shape": card["input_shape"]}
-        family = families.build(card["family"], {**card["family_options"], **options})
+        family = family_of(card)
         architecture = family.space().canonical(card["architecture"])
     except UserError as error:
         raise UserError(f"student {Path(directory) / CARD}: {error}") from error
@@ -175,6 +174,16 @@ def load_student(directory: str | Path) -> nn.Module:
         ) from error
     student.card = card  # type: ignore[assignment]
     return student.eval()
+
+
+def family_of(card: Mapping[str, Any]) -> Family:
+    """The family of a student, with its options, from what `describe` wrote into its card.
+
+    Raises:
+        UserError: a family that is not known here, or does not take these options.
+    """
+    images = {"num_classes": card["num_classes"], "input_shape": card["input_shape"]}
+    return families.build(card["family"], {**card["family_options"], **images})
 
 
 def describe(family: Family, architecture: Architecture) -> dict[str, Any]:

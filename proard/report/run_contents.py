@@ -21,13 +21,13 @@ from proard.config import Config
 from proard.data import DataSplits, load_data
 from proard.evaluation.latency import LatencyTable
 from proard.evaluation.latency.limits import TABLE
-from proard.export.student_directory import CARD, read_card
+from proard.export.student_directory import CARD, family_of, read_card
 from proard.runs.run import Run, read_metrics
 from proard.runs.trained_run import TrainedRun
 from proard.search.front import FILE as FRONT
 from proard.search.front import FORMAT as FRONT_FORMAT
 from proard.search.labeller import Labeller
-from proard.supernet import Decision, Family, families
+from proard.supernet import Decision, Family
 
 COSTS = {"multiply_adds": "multiply-adds", "parameters": "parameters"}
 BUDGETS = {kind.field: name for name, kind in KINDS.items() if kind.field in COSTS}  # extract's option for each
@@ -131,10 +131,7 @@ class Subject:
             return self.trained.supernet.family
         folders = [student.folder for student in self.students if student.folder is not None and not student.alone]
         with suppress(UserError):  # such as a family of the user's own, of a module that is not on this machine
-            card = read_card(folders[0]) if folders else None
-            if card is not None:
-                shape = {"num_classes": card["num_classes"], "input_shape": card["input_shape"]}
-                return families.build(card["family"], {**card["family_options"], **shape})
+            return family_of(read_card(folders[0])) if folders else None
         return None
 
     @property
