@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -19,6 +20,12 @@ def block(*parts: str) -> str:
 def lines(texts: Iterable[str]) -> str:
     """Small text, in lines."""
     return f'<div style="font-size:90%;line-height:1.4;opacity:.8">{"<br>".join(map(escape, texts))}</div>'
+
+
+def picture(svg: str, text: str) -> str:
+    """A drawing that keeps its styles and names to itself, with a text for those who do not see it."""
+    source = base64.b64encode(svg.encode()).decode()
+    return f'<img alt="{escape(text)}" src="data:image/svg+xml;base64,{source}" style="max-width:100%"/>'
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:

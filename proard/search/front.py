@@ -79,9 +79,10 @@ class Front:
             if points
         ]
         rest = [] if len(best) <= MOST_ROWS else [f"{MOST_ROWS} of the {len(best)} on the front:"]
+        drawing = accuracy_svg(series, "multiply-adds per image (1 multiply-add = 1 FLOP)")
         return html.block(
             html.paragraph(self._summary()),
-            accuracy_svg(series, "multiply-adds per image (1 multiply-add = 1 FLOP)"),
+            html.picture(drawing, "accuracy over multiply-adds"),
             html.lines(rest),
             html.table(HEAD, table_rows(best)),
         )
