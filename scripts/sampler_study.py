@@ -52,13 +52,11 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "epoch-uniform": {"sampler": {"name": "epoch-uniform", "students": 4}},
     "uniform": {"sampler": {"name": "uniform", "students": 4}},
     "sandwich": {},
-    "progressive": {"sampler": {"name": "progressive", "over": SANDWICH}},
     "robustness": {"sampler": ROBUSTNESS},
     "robustness, best": {"sampler": ROBUSTNESS | {"prefer": "best"}},
     "robustness, as drawn": {"sampler": ROBUSTNESS | {"candidates": 1}},
     "robustness, of 8": {"sampler": ROBUSTNESS | {"candidates": 8}},
     "robustness, of 8 on 16": {"sampler": ROBUSTNESS | {"candidates": 8, "scored_images": 16}},
-    "robustness, regression": {"sampler": ROBUSTNESS | {"estimate": "regression"}},
     "robustness, no gap": {"sampler": ROBUSTNESS | {"floor": 1.0, "candidates": 1}},
     "robustness, ends in turn": {"sampler": ROBUSTNESS | {"largest_every": 2}},
 }
@@ -84,13 +82,8 @@ CRAFTING: dict[str, dict[str, Any]] = {
     },
 }
 CONFLICT: dict[str, dict[str, Any]] = {
-    "projected gradients": {"gradients": "project"},
-    "classifier per bin": {"supernet": {"classifiers": 4}},
-    "batch norm per width": {"supernet": {"batch_norms": "per_width"}},
     "weights averaged": {"ema_decay": 0.98},
-    "averaged teacher": {"ema_decay": 0.98, "teacher": {"smallest": "averaged"}},
     "joint teacher": {"teacher": {"mode": "joint"}},
-    "robustness, classifier per bin": {"sampler": ROBUSTNESS, "supernet": {"classifiers": 4}},
 }
 ARMS = {**SAMPLERS, **CRAFTING, **CONFLICT}
 ALONE = "alone"
@@ -207,7 +200,7 @@ class Study:
         """One supernet, and its five students."""
         changed = ARMS[arm]
         config = self.config(seed)
-        config["supernet"] |= {"weights": str(teacher), **changed.get("supernet", {})}
+        config["supernet"]["weights"] = str(teacher)
         config |= {key: changed[key] for key in ("ema_decay", "teacher") if key in changed}
         phase = {
             "name": "students",
@@ -216,7 +209,7 @@ class Study:
             "elastic": ["all"],
             "sampler": SANDWICH,
         }
-        phase |= {key: changed[key] for key in ("sampler", "crafting", "gradients") if key in changed}
+        phase |= {key: changed[key] for key in ("sampler", "crafting") if key in changed}
         place = self.work / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
         attacked = not self.arguments.autoattack or not self.missing("autoattack", arm, seed)
         if attacked and not self.missing("students", arm, seed):
@@ -352,7 +345,7 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
     for measured, title in (("students", "PGD-20"), ("autoattack", "AutoAttack")):
         arms = by_arm(rows, measured)
         teachers = arms.pop("teacher", {})
-        order = [arm for arm in [ALONE, *ARMS] if arms.get(arm)]
+        order = [arm for arm in dict.fromkeys([ALONE, *ARMS, *arms]) if arms.get(arm)]  # last, arms that are gone
         if not order:
             continue
         count = next(iter(next(iter(arms[order[0]].values()))["students"].values()))["images"]
@@ -389,6 +382,9 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
                 cells.append(interval([robust(arms[arm][s], place) - robust(arms[BASE][s], place) for s in common]))
             lines.append("| " + " | ".join([arm, str(len(common)), *cells]) + " |")
         lines.append("")
+    gone = dict.fromkeys(row["arm"] for row in rows if row["arm"] not in ("teacher", ALONE, *ARMS))
+    if gone:
+        lines += [f"Options that are gone, whose code commit 4dcd4b2 has: {'; '.join(gone)}.", ""]
     return lines
 
 

@@ -34,11 +34,7 @@ TIMED = [
     *(name for name in ARMS if name.startswith(("own", "shared", "refined"))),
     "robustness, refined 2, smallest",
     "robustness, refined 1, smallest",
-    "projected gradients",
-    "classifier per bin",
-    "batch norm per width",
     "weights averaged",
-    "averaged teacher",
     "joint teacher",
 ]
 
@@ -49,10 +45,9 @@ class TimedArm:
     def __init__(self, arm: str, study: Study, place: Path) -> None:
         changed = ARMS[arm]
         config = study.config(0)
-        config["supernet"] |= changed.get("supernet", {})
         config |= {key: changed[key] for key in ("ema_decay", "teacher") if key in changed}
         phase = {"name": "students", "epochs": 1, "learning_rate": 0.01, "elastic": ["all"], "sampler": SANDWICH}
-        phase |= {key: changed[key] for key in ("sampler", "crafting", "gradients") if key in changed}
+        phase |= {key: changed[key] for key in ("sampler", "crafting") if key in changed}
         teacher = {"name": "teacher", "epochs": 1, "learning_rate": 0.01, "objective": {"name": "trades"}}
         parsed = Config.model_validate({**config, "phases": [teacher, phase]})
         data = load_data(parsed.data)

@@ -47,6 +47,16 @@ def error_line(config: DataConfig) -> str:
     return message
 
 
+def test_an_unknown_set_gets_a_line_with_the_nearest() -> None:
+    assert error_line(DataConfig(name="cifar")) == "data.name: unknown data set 'cifar'; did you mean 'cifar10'?"
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10"])
+def test_a_set_with_a_size_of_its_own_takes_no_other(name: str) -> None:
+    message = error_line(DataConfig(name=name, image_size=8))
+    assert message == f"data.image_size: is for image_folder, and {name} has its own size; remove it"
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Splits
 

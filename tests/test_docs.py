@@ -14,7 +14,7 @@ import yaml
 import proard
 from proard.config import parse_config
 from proard.supernet import build_supernet
-from proard.training.phases import check_phases, training_attack
+from proard.training.phases import build_phases, training_attack
 
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "scripts" / "site"
@@ -58,8 +58,15 @@ def test_the_configuration_of_the_guide_to_speed_is_valid() -> None:
     text = (ROOT / "docs" / "guides" / "speed.md").read_text(encoding="utf-8")
     (written,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     config = parse_config({"data": {"name": "digits"}, **yaml.safe_load(written)})
-    check_phases(config, build_supernet("resnet", num_classes=10, input_shape=(1, 8, 8)).space)
+    build_phases(config, build_supernet("resnet", num_classes=10, input_shape=(1, 8, 8)).space)
     assert [training_attack(config, index).name for index in range(3)] == ["pgd10", "nfgsm", "pgd10"]
+
+
+def test_the_rooms_are_those_of_the_house() -> None:
+    trees = [re.findall(r"```text\n(proard/\n.*?)```", page.read_text(encoding="utf-8"), re.DOTALL) for page in AT_HOME]
+    assert trees[0] == trees[1] != []
+    rooms = {path.parent.name for path in (ROOT / "proard").glob("*/__init__.py")}
+    assert set(re.findall(r"^  (\w+)/ ", trees[0][0], re.MULTILINE)) == rooms
 
 
 def in_nav(entry: Any) -> Iterator[str]:

@@ -33,7 +33,7 @@ from proard.attacks import (
     attacks,
     named_attack,
 )
-from proard.attacks.presets import COUNTED, PRESETS
+from proard.attacks.presets import PRESETS, attack_names, counted_option
 from proard.commands.cli import main
 from proard.common.errors import UserError
 from proard.config import DataConfig
@@ -149,9 +149,13 @@ def test_an_attack_that_cheats_is_noticed() -> None:
 # Names and records
 
 
-@pytest.mark.parametrize("name", PRESETS)
+COUNTED = {"square": "queries", **dict.fromkeys(("pgd", "cw", "mifgsm", "deepfool"), "steps")}
+COUNTED |= dict.fromkeys(("apgd-ce", "apgd-dlr", "apgd-t"), "steps")
+
+
+@pytest.mark.parametrize("name", attack_names())
 def test_presets(name: str) -> None:
-    method, options = PRESETS[name]
+    method, options = PRESETS.get(name, (name, {}))
     if method == "autoattack":
         pytest.importorskip("pyautoattack", reason="pyautoattack is not installed")
     attack = named_attack(name, L2 if method == "fgm" else LINF)
@@ -160,9 +164,9 @@ def test_presets(name: str) -> None:
     assert all(getattr(attack, option) == value for option, value in options.items())
 
 
-def test_every_registered_attack_has_a_preset() -> None:
-    assert {method for method, _ in PRESETS.values()} == set(attacks.names())
-    assert set(COUNTED) <= set(attacks.names())
+def test_every_registered_attack_has_a_name() -> None:
+    assert {PRESETS.get(name, (name, {}))[0] for name in attack_names()} == set(attacks.names())
+    assert {name: option for name in attacks.names() if (option := counted_option(name))} == COUNTED
 
 
 @pytest.mark.parametrize("method", COUNTED)

@@ -180,8 +180,8 @@ def test_test_images_are_not_read_before_the_choice(
 
     original_load, original_choose = proard.runs.trained_run.load_data, proard.commands.extract.choose
 
-    def load(config: DataConfig) -> Any:
-        data = original_load(config)
+    def load(config: DataConfig, imports: tuple[str, ...]) -> Any:
+        data = original_load(config, imports)
         return dataclasses.replace(data, test=Guarded(data.test))
 
     def choose(*arguments: Any, **options: Any) -> Any:
@@ -366,7 +366,8 @@ def test_evaluate_refuses(run: Path, students: dict[str, MeasuredStudent], tmp_p
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data": {"name": "imagenet"}}, "data or evaluation"),
+        ({"data": {"name": "imagenet"}}, "unknown data set 'imagenet'.*--import MODULE"),
+        ({"data": {"name": 3}}, "data or evaluation"),
         ({"evaluation": {}}, "data or evaluation"),
         ({"evaluation": {"seed": 1, "limit": 3, "robust": []}}, "data or evaluation"),
         ({"evaluation": {"seed": 1, "limit": 3, "robust": [{"attack": {"steps": 0}}]}}, "data or evaluation"),

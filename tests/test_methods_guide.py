@@ -11,7 +11,7 @@ from proard.attacks import attacks
 from proard.config import parse_config
 from proard.objectives import IGDM, AdaAD, objectives
 from proard.supernet import build_supernet
-from proard.training.phases import check_phases
+from proard.training.phases import build_phases
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "guides" / "methods.md").read_text(encoding="utf-8")
 
@@ -36,7 +36,7 @@ def test_the_configuration() -> None:
     values = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)[0])
     config = parse_config({**values, "data": {"name": "digits"}})
     net = build_supernet("resnet", num_classes=10, input_shape=(1, 8, 8), widths=[8, 16], blocks=[1, 1])
-    check_phases(config, net.space)
+    build_phases(config, net.space)
     component = config.phases[1].objective
     objective = objectives.build(component.name, component.options)
     assert isinstance(objective, IGDM)

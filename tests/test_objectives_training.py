@@ -13,9 +13,10 @@ from proard.common.errors import UserError
 from proard.config import parse_config
 from proard.data import load_data
 from proard.objectives import IGDM, AdaAD, objectives
+from proard.runs.components import supernet_for
 from proard.runs.run import Run, read_metrics
 from proard.training import Trainer
-from proard.training.phases import phase_objective
+from proard.training.phases import build_phases
 
 
 @pytest.mark.parametrize("teacher", ["frozen", "joint"])
@@ -46,10 +47,11 @@ def test_every_objective_trains_a_supernet(name: str, teacher: str, tiny: dict[s
 def test_an_objective_that_adds_to_another_comes_from_yaml(tiny: dict[str, Any]) -> None:
     tiny["phases"][1]["objective"] = {"name": "igdm", "weight": "1/2", "base": {"name": "adaad", "scale": 0.1}}
     config = parse_config(tiny, "tiny")
-    made = phase_objective(config, 1)
+    space = supernet_for(config, load_data(config.data)).space
+    made = build_phases(config, space)[1].objective
     assert isinstance(made, IGDM)
     assert made == IGDM(made.attack, AdaAD(made.attack, scale=0.1), weight=0.5)
-    assert phase_objective(parse_config(yaml.safe_load(config.to_yaml()), "again"), 1) == made
+    assert build_phases(parse_config(yaml.safe_load(config.to_yaml()), "again"), space)[1].objective == made
     tiny["phases"][1]["objective"]["base"]["name"] = "adad"
     with pytest.raises(UserError, match=r"phases\.1\.objective: .*base: unknown objective 'adad'; did you mean"):
-        phase_objective(parse_config(tiny, "tiny"), 1)
+        build_phases(parse_config(tiny, "tiny"), space)

@@ -44,9 +44,9 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType
         mock.patch.dict(objectives._entries),
         mock.patch.dict(attacks._entries),
         mock.patch.dict(samplers._entries),
-        mock.patch.dict(sys.modules),
     ):
         yield import_module("mine")
+    del sys.modules["mine"]  # not all that was imported since: PyTorch's modules cannot be imported twice
 
 
 def test_the_configuration_trains_and_its_student_is_evaluated(mine: ModuleType) -> None:

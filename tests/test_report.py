@@ -123,8 +123,8 @@ def page(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page about it, with class names that are hostile too."""
     original = proard.runs.trained_run.load_data
 
-    def load(config: Any) -> DataSplits:
-        data = original(config)
+    def load(*given: Any) -> DataSplits:
+        data = original(*given)
         return dataclasses.replace(data, class_names=(HOSTILE, *data.class_names[1:]))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -252,7 +252,7 @@ def test_every_plot_has_words_and_a_table(parsed: Page) -> None:
 def test_a_section_without_data_says_what_makes_it(
     bare: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_data(config: Any) -> Any:
+    def no_data(*given: Any) -> Any:
         raise proard.common.errors.UserError("data digits: not here")
 
     monkeypatch.setattr(proard.runs.trained_run, "load_data", no_data)

@@ -14,9 +14,7 @@ import torch
 
 from proard.common.errors import UserError
 from proard.samplers import Signals, samplers
-from proard.samplers.estimates import Regression
 from proard.supernet import Architecture, SearchSpace, families
-from proard.supernet.strata import Strata
 
 
 @pytest.fixture
@@ -99,42 +97,14 @@ def test_epoch_uniform_resumes_within_an_epoch(space: SearchSpace) -> None:
     assert [resumed.sample(step) for step in range(4, 12)] == [sampler.sample(step) for step in range(4, 12)]
 
 
-def test_progressive_unlocks_one_kind_after_the_other(space: SearchSpace) -> None:
-    sampler = build("progressive", space, steps_per_epoch=10, steps=30, over={"name": "uniform", "students": 3})
-    largest = space.largest()
-    varied: list[set[str]] = [set(), set(), set()]
-    kinds = {decision.name: decision.kind for decision in space.decisions}
-    for step in range(30):
-        for student in sampler.sample(step):
-            changed = {kinds[name] for name in largest if name in student and student[name] != largest[name]}
-            varied[step // 10] |= changed
-    assert space.kinds == ("width", "depth", "expand")
-    assert varied == [{"width"}, {"width", "depth"}, {"width", "depth", "expand"}]
-
-
-def test_progressive_resumes_in_its_stage(space: SearchSpace) -> None:
-    options = {"steps_per_epoch": 10, "steps": 30, "over": {"name": "robustness"}}
-    whole = build("progressive", space, **options)
-    for step in range(15):
-        for student in whole.sample(step):
-            whole.update(student, Signals(1.0, 0.5, 0.5))
-    resumed = build("progressive", space, seed=9, **options)
-    resumed.load_state_dict(whole.state_dict())
-    assert [resumed.sample(step) for step in range(15, 30)] == [whole.sample(step) for step in range(15, 30)]
-
-
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("progressive", {"order": [["width"], ["depth"]]}, "order must name each of width, depth, expand once"),
-        ("progressive", {"over": {"name": "sandwhich"}}, "over: unknown sampler 'sandwhich'.*sandwich"),
-        ("progressive", {"over": {"name": "uniform", "floor": 1}}, "over: sampler 'uniform' has no option 'floor'"),
         ("robustness", {"floor": 1.5}, r"floor must be in \[0, 1\]"),
         ("robustness", {"memory": 1.0}, r"memory in \[0, 1\)"),
         ("robustness", {"candidates": 0}, "candidates must be at least 1"),
         ("robustness", {"prefer": "middling"}, "prefer.*worst"),
         ("robustness", {"students": 1}, "students must be at least 2"),
-        ("robustness", {"estimate": "guess"}, "estimate"),
     ],
 )
 def test_wrong_options(name: str, options: dict[str, Any], message: str, space: SearchSpace) -> None:
@@ -165,12 +135,11 @@ def trained(sampler: Any, steps: int, divergence: Callable[[Architecture], float
     return taken
 
 
-@pytest.mark.parametrize("estimate", ["bins", "regression"])
-def test_robustness_draws_where_robustness_is_missing(estimate: str, space: SearchSpace) -> None:
+def test_robustness_draws_where_robustness_is_missing(space: SearchSpace) -> None:
     divergence = divergence_of(space)
     shares = []
     for wanted in (divergence, lambda a: 1.0 - divergence(a)):  # small ones lack it; then: large ones do
-        sampler = build("robustness", space, bins=4, candidates=1, floor=0.2, estimate=estimate)
+        sampler = build("robustness", space, bins=4, candidates=1, floor=0.2)
         taken = trained(sampler, 400, wanted)
         drawn = Counter(sampler.strata.index(a) for step in taken[50:] for a in step if a not in sampler.ends)
         shares.append([drawn[index] / drawn.total() for index in range(4)])
@@ -196,21 +165,7 @@ def test_moving_average(space: SearchSpace) -> None:
     for value in (1.0, 2.0, 0.0):
         sampler.update(space.smallest(), Signals(value, 1.0, 1.0))
     sampler.sample(0)
-    assert sampler.estimate.divergence(space.smallest()) == pytest.approx(0.75 * (0.75 * 1.0 + 0.25 * 2.0))
-
-
-def test_regression_finds_a_linear_rule(space: SearchSpace) -> None:
-    """Also for architectures that it never saw, and after the rule has changed."""
-    rng = random.Random(0)
-    estimate = Regression(Strata(space, 4), memory=0.99)
-    for sign in (1.0, -1.0):
-        for _ in range(600):
-            student = space.sample(rng)
-            estimate.update(student, 1.0 + sign * (student["stage1.width"] + 0.2 * student["stage2.depth"]))
-    unseen = [space.sample(rng) for _ in range(50)]
-    for student in unseen:
-        expected = max(0.0, 1.0 - (student["stage1.width"] + 0.2 * student["stage2.depth"]))
-        assert estimate.divergence(student) == pytest.approx(expected, abs=0.03)
+    assert sampler.divergence(space.smallest()) == pytest.approx(0.75 * (0.75 * 1.0 + 0.25 * 2.0))
 
 
 @pytest.mark.parametrize("prefer", ["worst", "best"])
@@ -241,13 +196,12 @@ def test_ends_come_when_they_are_due(space: SearchSpace) -> None:
             assert space.smallest() in students
 
 
-@pytest.mark.parametrize("estimate", ["bins", "regression"])
-def test_robustness_resumes_with_what_it_learnt(estimate: str, space: SearchSpace) -> None:
+def test_robustness_resumes_with_what_it_learnt(space: SearchSpace) -> None:
     """Between two readings of the signals too; and two ranks that see the same signals draw the same students."""
     divergence = divergence_of(space)
-    whole, rank = (build("robustness", space, estimate=estimate) for _ in range(2))
+    whole, rank = (build("robustness", space) for _ in range(2))
     assert trained(whole, 27, divergence) == trained(rank, 27, divergence)
-    resumed = build("robustness", space, seed=5, estimate=estimate)
+    resumed = build("robustness", space, seed=5)
     with tempfile.TemporaryFile() as file:
         torch.save(whole.state_dict(), file)
         file.seek(0)
@@ -262,19 +216,3 @@ def test_robustness_resumes_with_what_it_learnt(estimate: str, space: SearchSpac
         return taken
 
     assert rest(resumed) == rest(whole)
-
-
-@pytest.mark.parametrize("family", families.names())
-def test_every_bin_can_be_drawn(family: str) -> None:
-    """Also the rare ends, which uniform sampling hardly hits."""
-    options = {"model": "test_resnet"} if family == "timm" else {}
-    space = families.build(family, {"num_classes": 10, "input_shape": (3, 32, 32), **options}).space()
-    strata = Strata(space, 6)
-    rng = random.Random(0)
-    assert 0 in strata.members
-    assert len(strata.bins) - 1 in strata.members
-    for index, members in strata.members.items():
-        assert all(strata.index(member) == index for member in members)
-        assert all(strata.index(strata.draw(index, rng)) == index for _ in range(10))
-    if space.size > 10_000:
-        assert all(len(strata.members[index]) >= 20 for index in range(6))

@@ -33,32 +33,12 @@ def test_everything_is_named() -> None:
 @pytest.mark.documentation
 def test_the_configuration_trains(tiny: dict[str, Any], tmp_path: Path) -> None:
     values = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)[0])
-    config = {**tiny, **values, "supernet": tiny["supernet"] | values["supernet"]}
+    config = {**tiny, **values}
     for phase in config["phases"]:
         phase["epochs"] = 1
     run = train(config, run=tmp_path / "run", quiet=True)
     rows = [row for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "epoch"]
     assert sum(entry["sampled"] for entry in rows[1]["bins"]) == 4 * rows[1]["steps"]
-
-
-@pytest.mark.documentation
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"phase": {"gradients": "project"}},
-        {"supernet": {"classifiers": 4}},
-        {"supernet": {"batch_norms": "per_width"}},
-        {"ema_decay": 0.98, "teacher": {"smallest": "averaged"}},
-        {"teacher": {"mode": "joint"}},
-    ],
-    ids=lambda changes: ", ".join(changes),
-)
-def test_the_options_for_conflict_train(changes: dict[str, Any], tiny: dict[str, Any], tmp_path: Path) -> None:
-    tiny["supernet"] |= changes.pop("supernet", {})
-    tiny["phases"] = [{**phase, "epochs": 1} for phase in (tiny["phases"][0], tiny["phases"][2])]
-    tiny["phases"][1] |= changes.pop("phase", {})
-    run = train({**tiny, **changes}, run=tmp_path / "run", quiet=True)
-    assert read_metrics(run / "metrics.jsonl")[-1]["phase"] == "all"
 
 
 @pytest.mark.documentation

@@ -1,4 +1,4 @@
-"""What the trainer does with samplers: signals, candidates, records per bin, conflict options."""
+"""What the trainer does with samplers: signals, candidates, records per bin."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ from test_training import final_state, same
 from torch import nn
 
 from proard import train
-from proard.common.errors import UserError
 from proard.config import parse_config
 from proard.data import load_data
 from proard.objectives import Outcome
 from proard.runs.run import Run, read_metrics
 from proard.samplers import Signals
 from proard.supernet import Architecture, families
-from proard.training.gradient_projection import Projection
 from proard.training.interruption import Interrupted
 from proard.training.student_record import StudentRecord, signals
 from proard.training.teachers import BatchTeacher
@@ -188,105 +186,6 @@ def test_every_trained_student_is_recorded(trained_run: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Conflict
-
-
-def test_projection_by_hand() -> None:
-    """Agreeing gradients are summed; of a conflict, the part of the largest's against the others' is cancelled."""
-    largest = [torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 1.0]), torch.tensor([-9.0, 0.0]), torch.tensor([3.0])]
-    others = [torch.tensor([1.0, 1.0]), torch.tensor([2.0, 0.0]), torch.tensor([1.0, 0.0]), torch.tensor([0.0])]
-    parameters = [nn.Parameter(torch.zeros_like(tensor)) for tensor in largest]
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    projection = Projection(parameters)
-    for parameter, gradient in zip(parameters, largest, strict=True):
-        parameter.grad.add_(gradient)
-    projection.largest_done()
-    for parameter, gradient in zip(parameters, others, strict=True):
-        parameter.grad.add_(gradient)
-    projection.join()
-    found = [parameter.grad for parameter in parameters]
-    assert torch.equal(found[0], largest[0] + others[0])
-    # -<a, b> / |b|^2 = 2 / 4, so the step along b is that of the others alone.
-    torch.testing.assert_close(found[1], torch.tensor([2.0, 1.0]))
-    torch.testing.assert_close(found[2], torch.tensor([-9.0 + 3.0, 0.0]))  # 9, clamped to 2
-    assert torch.equal(found[3], largest[3])
-
-
-def test_projection_starts_anew_every_step() -> None:
-    parameter = nn.Parameter(torch.zeros(2))
-    parameter.grad = torch.zeros(2)
-    projection = Projection([parameter])
-    parameter.grad.add_(torch.tensor([-1.0, 0.0]))
-    projection.largest_done()
-    parameter.grad.add_(torch.tensor([1.0, 0.0]))
-    projection.join()
-    parameter.grad.zero_()
-    parameter.grad.add_(torch.tensor([0.0, 5.0]))  # a step without the largest
-    projection.join()
-    assert torch.equal(parameter.grad, torch.tensor([0.0, 5.0]))
-
-
-def test_projection_in_the_trainer(elastic: dict[str, Any], tmp_path: Path) -> None:
-    """With the gradients of the two parts taken apart by hand."""
-    elastic["phases"][0] |= {"objective": {"name": "ce"}, "gradients": "project"}
-    elastic["supernet"]["dropout"] = 0.0
-    trainer = make_trainer(elastic, tmp_path)
-    drawn = trainer.sampler.sample(0)
-    trainer.sampler.sample = lambda step: [*drawn[1:], drawn[0]]  # type: ignore[method-assign]
-    images, labels = next(trainer.train_images.batches(trainer._batches(), trainer.device))
-    reference = make_trainer(elastic, tmp_path).supernet
-
-    def gradients(architectures: list[Architecture]) -> dict[str, torch.Tensor]:
-        for parameter in reference.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        for architecture in architectures:
-            student = reference.student(architecture)
-            nn.functional.cross_entropy(student(images), labels).backward()
-            reference.accumulate(student)
-        return {name: parameter.grad.clone() for name, parameter in reference.named_parameters()}
-
-    largest, others = gradients(drawn[:1]), gradients(drawn[1:])
-    trainer._step(images, labels)
-    conflicts = 0
-    for name, parameter in trainer.supernet.named_parameters():
-        a, b = largest[name].double(), others[name].double()
-        factor = float((-(a * b).sum() / b.square().sum()).clamp(0, 2)) if b.any() else 0.0
-        conflicts += factor > 0
-        torch.testing.assert_close(parameter.grad.double(), a + (1 + factor) * b, rtol=1e-3, atol=1e-4)
-    assert conflicts > 0
-
-
-def test_the_smallest_may_have_the_average_as_teacher(tiny: dict[str, Any], tmp_path: Path) -> None:
-    tiny["ema_decay"] = 0.5
-    tiny["teacher"] = {"smallest": "averaged", "mode": "frozen"}
-    tiny["supernet"]["dropout"] = 0.5  # must not act in a teacher
-    trainer = make_trainer(tiny, tmp_path)
-    trainer.position.phase = 2
-    trainer._begin_phase()
-    assert trainer.averaged is not None
-    space = trainer.supernet.space
-    images, _ = next(trainer.train_images.batches(trainer._batches(), trainer.device))
-    usual = BatchTeacher(trainer.teacher, images)  # type: ignore[arg-type]
-    assert trainer._teacher_of(space.largest(), usual, images) is usual
-    with torch.no_grad():
-        for parameter in trainer.averaged.parameters():
-            parameter.mul_(1.1)
-    found = trainer._teacher_of(space.smallest(), usual, images)
-    assert found is not None
-    reference = trainer.averaged.student(space.largest()).eval()
-    with torch.no_grad():
-        torch.testing.assert_close(found(images), reference(images))
-        assert not torch.allclose(found(images), usual(images))
-
-
-def test_an_averaged_teacher_needs_averages(tiny: dict[str, Any]) -> None:
-    tiny["teacher"] = {"smallest": "averaged"}
-    with pytest.raises(UserError, match=r"teacher\.smallest: averaged .* set ema_decay"):
-        parse_config(tiny)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Whole runs
 
 
@@ -294,11 +193,10 @@ def test_an_averaged_teacher_needs_averages(tiny: dict[str, Any]) -> None:
     "changes",
     [
         {"sampler": {"name": "robustness"}, "crafting": {"name": "refined", "source": "previous"}},
-        {"sampler": {"name": "robustness", "estimate": "regression", "largest_every": 2}, "gradients": "project"},
-        {"sampler": {"name": "progressive", "over": {"name": "robustness"}}, "crafting": {"name": "own", "steps": 1}},
+        {"sampler": {"name": "robustness", "largest_every": 2}, "crafting": {"name": "own", "steps": 1}},
         {"sampler": {"name": "epoch-uniform", "students": 2}, "crafting": {"name": "shared", "source": "drawn"}},
     ],
-    ids=["robustness", "regression", "progressive", "epoch-uniform"],
+    ids=["robustness", "largest in turn", "epoch-uniform"],
 )
 def test_an_interrupted_run_continues_bit_for_bit(
     changes: dict[str, Any], tiny: dict[str, Any], tmp_path: Path
@@ -308,7 +206,6 @@ def test_an_interrupted_run_continues_bit_for_bit(
     tiny["phases"].pop(1)
     tiny["data"]["limit"] = 150
     tiny["ema_decay"] = 0.9
-    tiny["teacher"] = {"smallest": "averaged"}
     whole = train(tiny, run=tmp_path / "whole", quiet=True)
     run = tmp_path / "parts"
     config = parse_config(tiny)

@@ -18,8 +18,6 @@ from proard.report import sampling_figure, write_sampling_plot
 from proard.runs.run import Run, read_metrics
 from proard.supernet.budgets import Budget
 
-pytest.importorskip("matplotlib", reason="needs matplotlib, of the extra report")
-
 EDGES = {"width": [1e6, 2e6, 4e6, 8e6], "all": [1e5, 4e5, 2e6, 8e6]}
 COUNTS = {"width": [[10, 20, 70], [50, 25, 25]], "all": [[1, 2, 1], [0, 3, 1], [6, 0, 0]]}
 
@@ -174,13 +172,6 @@ def test_no_run(tmp_path: Path) -> None:
             function(tmp_path)
 
 
-def test_matplotlib_is_optional(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UserError, match=r"matplotlib.*proard\[report\]"):
-        sampling_figure(run)
-    assert write_sampling_plot(run) is None
-
-
 def test_it_is_imported_late_and_without_pyplot(run: Path) -> None:
     code = (
         "import sys, pathlib, proard.commands.cli, proard.report\n"
@@ -243,12 +234,4 @@ def test_a_plot_that_fails_fails_no_training(
     assert {UserError: "no font", ZeroDivisionError: "ZeroDivisionError", OSError: "No space left"}[
         type(error)
     ] in sampled
-    assert following.startswith("next: ")
-
-
-def test_train_without_matplotlib_says_nothing(
-    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    (following,) = last_lines(config, capsys)
     assert following.startswith("next: ")

@@ -18,7 +18,7 @@ from proard.common.errors import UserError
 from proard.config import Component, Config, parse_config, schema_file
 from proard.runs.components import attack, threat_model
 from proard.supernet import SearchSpace, build_supernet
-from proard.training.phases import phase_crafting, phase_objective, phase_sampler
+from proard.training.phases import build_phases
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "scripts" / "site"))
@@ -103,7 +103,6 @@ def test_what_is_read_is_accepted() -> None:
     ("place", "value"),
     [
         (("dta",), {}),
-        (("data", "name"), "cifar11"),
         (("data", "flip"), True),
         (("threat", "eps"), 0),
         (("threat", "eps"), "eight"),
@@ -131,6 +130,7 @@ def test_names_of_ones_own_are_accepted() -> None:
     phase = {**PHASE, "objective": {"name": "mine", "anything": 1}, "sampler": {"name": "ends", "sides": 2}}
     values = {
         **WHOLE,
+        "data": {"name": "mine"},
         "phases": [phase],
         "supernet": {"family": "tower", "width": 24},
         "imports": ["mine"],
@@ -151,11 +151,13 @@ def built(kind: str, name: str, given: dict[str, Any], space: SearchSpace) -> An
     """A component with the given options, as a configuration builds it."""
     norm = "l2" if name == "fgm" else "linf"
     phase = {**PHASE, **({kind: {"name": name, **given}} if kind in ("objective", "sampler", "crafting") else {})}
-    config = parse_config({"data": {"name": "digits"}, "threat": {"norm": norm, "eps": 0.1}, "phases": [phase]})
+    config = parse_config(
+        {"data": {"name": "digits"}, "threat": {"norm": norm, "eps": 0.1}, "phases": [phase], "teacher": "joint"}
+    )
     if kind == "attack":
         return attack(parse_config({**WHOLE, "attack": {"name": name, **given}}).attack, threat_model(config))
-    make = {"objective": phase_objective, "crafting": phase_crafting}.get(kind)
-    return phase_sampler(config, 0, space) if make is None else make(config, 0)
+    (built,) = build_phases(config, space)
+    return {"objective": built.objective, "crafting": built.crafting, "sampler": built.sampler()}[kind]
 
 
 COMPONENTS = [(kind, name) for kind, registry in components.REGISTRIES.items() for name in registry.names()]

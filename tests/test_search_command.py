@@ -129,7 +129,7 @@ def test_a_search_sees_no_test_image(trained_run: Path, tmp_path: Path, monkeypa
 
     original = proard.runs.trained_run.load_data
     monkeypatch.setattr(
-        proard.runs.trained_run, "load_data", lambda config: dataclasses.replace(original(config), test=Forbidden())
+        proard.runs.trained_run, "load_data", lambda *given: dataclasses.replace(original(*given), test=Forbidden())
     )
     assert search(fresh(trained_run, tmp_path / "run"), **{**OPTIONS, "verify": 0}) is not None
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_training import final_state, same
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,10 +33,10 @@ from proard.runs.run import Run, read_metrics
 from proard.supernet import Architecture, Decision, Family, Supernet, build_supernet, families
 from proard.supernet.cost import Activation, CostMeter
 from proard.training.interruption import Interrupted
-from proard.training.phases import check_phases
+from proard.training.phases import build_phases
 from proard.training.trainer import Trainer
 
-timm = pytest.importorskip("timm", reason="needs timm, of the extra teachers")
+timm = pytest.importorskip("timm", reason="needs timm, of the extra timm")
 
 OURS = {
     "resnet": {"widths": (32, 48), "blocks": (1, 2)},
@@ -87,23 +88,6 @@ def make_trainer(values: dict[str, Any], tmp_path: Path) -> Trainer:
     config = parse_config(values)
     (tmp_path / "run").mkdir(exist_ok=True)
     return Trainer(config, load_data(config.data), Run(tmp_path / "run"), quiet=True)
-
-
-def final_state(run: Path) -> dict[str, Any]:
-    state = load_checkpoint(run / "checkpoint.pt")
-    state["position"].pop("seconds")
-    state.pop("metrics_bytes")
-    return state
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -607,12 +591,12 @@ def test_objectives_that_distil_need_a_teacher(single: dict[str, Any], student: 
         config: Config = parse_config(single)
         space = supernet_for(config, data).space
         if not objectives.build(name, {}).needs_teacher:
-            check_phases(config, space)
+            build_phases(config, space)
             continue
         needing += 1
         with pytest.raises(UserError, match=r"phases\.0: 'student' distils from a teacher, and there is none"):
-            check_phases(config, space)
-        check_phases(parse_config({**single, "teacher": str(student)}), space)
+            build_phases(config, space)
+        build_phases(parse_config({**single, "teacher": str(student)}), space)
     assert needing >= 3
 
 

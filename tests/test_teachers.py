@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import re
@@ -13,11 +14,13 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from test_training import final_state, same
 from torch import nn
 from torch.nn import functional
 
@@ -31,10 +34,10 @@ from proard.runs.checkpoint import load_checkpoint
 from proard.runs.run import Run
 from proard.supernet import build_supernet
 from proard.training.interruption import Interrupted
-from proard.training.teachers import BatchTeacher, ExternalTeacher, load_teacher
+from proard.training.teachers import BatchTeacher, ExternalTeacher, load_teacher, robustbench
 from proard.training.trainer import Trainer
 
-timm = pytest.importorskip("timm", reason="needs timm, of the extra teachers")
+timm = pytest.importorskip("timm", reason="needs timm, of the extra timm")
 
 DIGITS = tuple(str(digit) for digit in range(10))
 SHAPE = (1, 8, 8)
@@ -169,10 +172,10 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setitem(sys.modules, "robustbench", None)
     monkeypatch.setitem(sys.modules, "robustbench.utils", None)
     wanted = {"source": "robustbench:cifar10/Linf/Standard", "file": str(tmp_path / "w.pt")}
-    assert "needs the package 'robustbench'; pip install 'proard[teachers]'" in refused(wanted)
+    assert "needs the package 'robustbench'; pip install 'proard[robustbench]'" in refused(wanted)
     monkeypatch.setitem(sys.modules, "timm", None)
     wanted = {"source": str(tmp_path / "w.pt"), "architecture": "resnet18"}
-    assert "needs the package 'timm'; pip install 'proard[teachers]'" in refused(wanted)
+    assert "needs the package 'timm'; pip install 'proard[timm]'" in refused(wanted)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -208,6 +211,22 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeBench:
     monkeypatch.setitem(sys.modules, "robustbench.utils", utils)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     return fake
+
+
+def test_robustbench_finds_autoattack_under_its_other_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyautoattack")
+    (tmp_path / "robustbench").mkdir()
+    imports = "from autoattack import AutoAttack\nfrom autoattack.state import EvaluationState\n"  # as in 1.1.1
+    (tmp_path / "robustbench" / "__init__.py").write_text(imports)
+    (tmp_path / "robustbench" / "utils.py").write_text("load_model = 'found'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with mock.patch.dict(sys.modules):
+        assert robustbench._import_load_model() == "found"
+        del sys.modules["robustbench"], sys.modules["robustbench.utils"]
+        (tmp_path / "robustbench" / "__init__.py").write_text("import a_package_that_is_missing")
+        importlib.invalidate_caches()
+        with pytest.raises(UserError, match=r"\(No module named 'a_package_that_is_missing'\)"):
+            robustbench._import_load_model()
 
 
 def test_robustbench_takes_a_local_file_first(bench: FakeBench, tmp_path: Path) -> None:
@@ -408,23 +427,6 @@ def distilling(tiny: dict[str, Any], student: Path) -> dict[str, Any]:
     tiny["phases"] = [{**tiny["phases"][1], "epochs": 2}]
     tiny["teacher"] = {"source": str(student)}
     return tiny
-
-
-def final_state(run: Path) -> dict[str, Any]:
-    state = load_checkpoint(run / "checkpoint.pt")
-    state["position"].pop("seconds")
-    state.pop("metrics_bytes")
-    return state
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:

@@ -22,7 +22,7 @@ from torch import nn
 
 from proard import train
 from proard.attacks import PGD, ThreatModel
-from proard.attacks.presets import PRESETS
+from proard.attacks.presets import attack_names
 from proard.commands import options
 from proard.commands.cli import main
 from proard.common import progress, terminal
@@ -37,8 +37,9 @@ from proard.runs.run import Run
 from proard.search.selection import Prefer
 from proard.supernet.families import families
 from proard.training import Trainer
+from proard.training.phases import Phase
 from proard.training.progress import TrainingProgress
-from proard.training.time_estimate import _Estimate, seconds_left, seconds_per_step
+from proard.training.time_estimate import Estimate, seconds_left, seconds_per_step
 
 Capture = pytest.CaptureFixture[str]
 ROOT = Path(__file__).parents[1]
@@ -418,6 +419,7 @@ def test_evaluate_from_python_is_silent(student: Path, capsys: Capture, monkeypa
 
 
 def test_every_command_ends_with_what_to_do_next(run: Path, fast: None, capsys: Capture) -> None:
+    pytest.importorskip("pyautoattack", reason="needs pyautoattack, of the extra autoattack, to do it")
     capsys.readouterr()
     assert command("extract", "--run", str(run), "--flops", "1G", "--quiet") == 0
     where, following = capsys.readouterr().out.splitlines()[-2:]
@@ -528,33 +530,28 @@ def test_what_is_left(trainer: Trainer) -> None:
 
 
 def test_the_estimate_adds_up_what_it_measures(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With calls that take 10 ms and 1 ms per image, whatever they do, each step is a sum that is known."""
-    monkeypatch.setattr(_Estimate, "_once", lambda self, call, count: 0.010 + 0.001 * count)
-    step, per_epoch = 0.010 + 0.001 * trainer.batch_size, len(trainer._batches())
-    calibrations = trainer.config.validation.calibration_images / trainer.batch_size
-    attacked = min(trainer.config.validation.images, len(trainer.data.validation)) / trainer.batch_size
-    validation = (calibrations + attacked * (1 + 0.5 * trainer.validate.attack.passes)) * step
+    """With passes and overheads that are known, each step is a sum that is known."""
+    monkeypatch.setattr(Estimate, "_pass", lambda self, architecture: 0.001)
+    monkeypatch.setattr(Estimate, "_augmentation", lambda self: 0.0)
+    passes = Estimate._passes
+    counted: dict[str, float] = {}
+
+    def known(self: Estimate, phase: Phase, crafted: bool) -> tuple[float, float]:
+        counted[phase.settings.name] = passes(self, phase, crafted)[0]
+        return counted[phase.settings.name], 0.1
+
+    monkeypatch.setattr(Estimate, "_passes", known)
+    calibrated = trainer.config.validation.calibration_images
+    attacked = min(trainer.config.validation.images, len(trainer.data.validation))
+    images = min(calibrated, len(trainer.data.train)) + attacked * (1 + trainer.validate.attack.passes)
+    validation = 0.001 * images / trainer.batch_size / len(trainer._batches())
     teacher, width, everything = seconds_per_step(trainer)
-    assert teacher == pytest.approx(step + step + validation / per_epoch)  # a whole step, and one student
-    # A whole step, four students of two widths in two stages (all there are), the teacher; three are validated.
-    assert width == pytest.approx(step * (1 + 4 + 1) + 3 * validation / per_epoch)
-    assert everything == pytest.approx(step * (1 + 4 + 1) + 3 * validation / per_epoch)
-
-
-def test_a_long_attack_is_scaled_up(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From one and three steps to all of them."""
-    tiny |= {"attack": {"steps": 20}, "phases": [tiny["phases"][0]]}
-    config = parse_config(tiny)
-    trainer = Trainer(config, load_data(config.data), Run(tmp_path / "run"), quiet=True)
-
-    def once(self: _Estimate, call: Any, count: int) -> float:
-        arguments = getattr(call, "args", ())
-        steps = arguments[0].attack.steps if arguments else 0
-        return count * (0.002 + 0.001 * steps)
-
-    monkeypatch.setattr(_Estimate, "_once", once)
-    monkeypatch.setattr(_Estimate, "_validation", lambda self, architecture: 0.0)
-    assert seconds_per_step(trainer) == [pytest.approx(trainer.batch_size * (0.002 + 0.002 + 0.020))]
+    # Two attack steps there and back, and twice the loss: once on clean images, once on others, each with its gradient.
+    assert set(counted.values()) == {2 * 2 + 2 * 3}
+    assert teacher == pytest.approx(0.1 + 0.010 + validation)
+    # Four students of two widths in two stages (all there are), and the teacher's answers; three are validated.
+    assert width == pytest.approx(4 * (0.1 + 0.010) + 0.001 + 3 * validation)
+    assert everything == pytest.approx(4 * (0.1 + 0.010) + 0.001 + 3 * validation)
 
 
 def test_times_for_people() -> None:
@@ -570,7 +567,7 @@ def test_times_for_people() -> None:
 def test_completed_names_are_those_that_are_accepted() -> None:
     from typing import get_args
 
-    assert set(options.ATTACKS) == set(PRESETS)
+    assert set(options.ATTACKS) == set(attack_names())
     assert set(options.FORMATS) == set(FORMATS)
     assert set(options.FAMILIES) <= set(families.names())
     assert {name for name in families.names() if families._entries[name].__module__.startswith("proard.")} == set(

@@ -25,17 +25,18 @@ from proard.objectives import Batch
 from proard.runs.checkpoint import load_checkpoint
 from proard.runs.components import supernet_for, threat_model
 from proard.runs.run import Run, read_metrics
-from proard.training import phases
 from proard.training.interruption import Interrupted
 from proard.training.optimizer import learning_rate
+from proard.training.phases import build_phases
 from proard.training.trainer import Trainer, TrainingDiverged
 
-TIMES = ("seconds", "images_per_second", "peak_memory_bytes")
+TIMES = ("seconds", "processor_seconds", "images_per_second", "peak_memory_bytes")
 
 
 def final_state(run: Path) -> dict[str, Any]:
     state = load_checkpoint(run / "checkpoint.pt")
     state["position"].pop("seconds")
+    state["compute"].pop("processor_seconds")
     state.pop("metrics_bytes")  # rows hold times, whose number of digits differs
     state["config"].pop("checkpoint_minutes")
     return state
@@ -114,11 +115,12 @@ def test_a_phase_may_have_an_attack_of_its_own(tiny: dict[str, Any]) -> None:
     """Fewer steps, or another attack; the others keep the run's. A teacher that trains too has the phase's."""
     tiny["phases"][0]["attack"] = {"name": "nfgsm"}
     tiny["phases"][1]["attack"] = {"steps": 7}
+    tiny["teacher"] = {"mode": "joint"}
     config = parse_config(tiny)
-    attacks = [phases.phase_objective(config, index).attack for index in range(3)]
-    assert [attack.name for attack in attacks] == ["nfgsm", "pgd7", "pgd2"]
-    assert [phases.joint_objective(config, index).attack.name for index in range(3)] == ["nfgsm", "pgd7", "pgd2"]
-    assert all(attack.threat == threat_model(config) for attack in attacks)
+    phases = build_phases(config, supernet_for(config, load_data(config.data)).space)
+    assert [phase.objective.attack.name for phase in phases] == ["nfgsm", "pgd7", "pgd2"]
+    assert [phase.joint.attack.name for phase in phases] == ["nfgsm", "pgd7", "pgd2"]
+    assert all(phase.attack.threat == threat_model(config) for phase in phases)
 
 
 def test_killed_in_the_middle_and_resumed_bit_for_bit(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -11,44 +11,33 @@ from proard.attacks.attack import Attack, attacks
 from proard.attacks.threat import ThreatModel
 from proard.common.errors import UserError, nearest
 
-# Name to registered name and options; step sizes and all else are the attack's defaults.
+# Beside registered names: name to registered name and options; step sizes and all else are the attack's defaults.
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "fgsm": ("fgsm", {}),
-    "fgm": ("fgm", {}),
     "pgd20": ("pgd", {"steps": 20}),
     "pgd50x5": ("pgd", {"steps": 50, "restarts": 5}),
     "pgd100": ("pgd", {"steps": 100}),
-    "cw": ("cw", {}),
-    "mifgsm": ("mifgsm", {}),
-    "nfgsm": ("nfgsm", {}),
-    "deepfool": ("deepfool", {}),
-    "apgd-ce": ("apgd-ce", {}),
-    "apgd-dlr": ("apgd-dlr", {}),
-    "apgd-t": ("apgd-t", {}),
-    "square": ("square", {}),
-    "autoattack": ("autoattack", {}),
     "autoattack-plus": ("autoattack", {"version": "plus"}),
     "autoattack-rand": ("autoattack", {"version": "rand"}),
 }
 
-# Registered name to the option that a number behind the name sets: pgd20, square1000; pgd20x5 has five restarts.
-COUNTED = {
-    "pgd": "steps",
-    "cw": "steps",
-    "mifgsm": "steps",
-    "deepfool": "steps",
-    "apgd-ce": "steps",
-    "apgd-dlr": "steps",
-    "apgd-t": "steps",
-    "square": "queries",
-}
+COUNTS = ("steps", "queries")  # what a number behind a name sets: pgd20, square1000; pgd20x5 has five restarts
+
+
+def attack_names() -> list[str]:
+    """Registered names and presets, which need no number; of ``pgd``, results name the steps, as in ``pgd20``."""
+    return [*(name for name in attacks.names() if name != "pgd"), *PRESETS]
+
+
+def counted_option(method: str) -> str | None:
+    """The option of a registered attack that a number behind its name sets; None where it takes no number."""
+    return next((option for option in COUNTS if option in attacks.parameters(method)), None)
 
 
 def named_attack(name: str, threat: ThreatModel, where: str = "--attack") -> Attack:
-    """The attack of a preset's name, or of a name with a number of steps (and restarts), such as ``pgd20x5``.
+    """The attack of a registered or preset name, or of one with a number of steps (and restarts), such as ``pgd20x5``.
 
     Args:
-        name: see `PRESETS` and `COUNTED`.
+        name: one of `attack_names`, or a registered one with a number.
         threat: norm, radius and bounds.
         where: the place of the name, for error messages.
 
@@ -56,13 +45,14 @@ def named_attack(name: str, threat: ThreatModel, where: str = "--attack") -> Att
         UserError: an unknown name, an attack for another norm or bounds, or a missing package.
     """
     at = f"{where} {name}"
-    if name in PRESETS:
-        method, options = PRESETS[name]
+    if name in attack_names():
+        method, options = PRESETS.get(name, (name, {}))
     else:
-        match = re.fullmatch(r"([a-z-]+)([1-9]\d*)(?:x([1-9]\d*))?", name)
-        if match is None or match[1] not in COUNTED:
+        match = re.fullmatch(r"(.*?\D)([1-9]\d*)(?:x([1-9]\d*))?", name)
+        option = counted_option(match[1]) if match is not None and match[1] in attacks.names() else None
+        if match is None or option is None:
             raise UserError(f"{at}: unknown{_suggestion(name)} valid: {_valid_names()}")
-        method, options = match[1], {COUNTED[match[1]]: int(match[2])}
+        method, options = match[1], {option: int(match[2])}
         if match[3] is not None:
             options["restarts"] = int(match[3])
     attack = attacks.build(method, options, where=at, threat=threat)
@@ -71,14 +61,15 @@ def named_attack(name: str, threat: ThreatModel, where: str = "--attack") -> Att
 
 
 def _suggestion(name: str) -> str:
-    """The nearest preset as a question, if one is near; the list of names follows in any case."""
-    close = nearest(name.lower(), PRESETS)
+    """The nearest name as a question, if one is near; the list of names follows in any case."""
+    close = nearest(name.lower(), attack_names())
     return close if close.endswith("?") else ";"
 
 
 def _valid_names() -> str:
-    plain = [name for name, (method, _) in PRESETS.items() if method not in COUNTED and name != "fgsm"]
-    numbered = [name for name in COUNTED if name != "pgd"]
+    """All names in words, for the message about a wrong one."""
+    numbered = [name for name in attacks.names() if name != "pgd" and counted_option(name)]
+    plain = [n for n in attack_names() if not n.startswith("pgd") and n != "fgsm" and n not in numbered]
     return (
         f"fgsm, pgdN for N steps (pgd20), pgdNxR for R restarts (pgd20x5), {', '.join(plain)}, and with or without "
         f"such numbers {', '.join(numbered)}"

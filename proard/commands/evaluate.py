@@ -23,7 +23,7 @@ from proard.common.files import write_json
 from proard.common.progress import Progress
 from proard.common.version import __version__
 from proard.config import DEVICE_NAMES, DataConfig, TeacherConfig
-from proard.data import DataSplits, load_data
+from proard.data import DataSplits, data_sets, load_data
 from proard.evaluation.accuracy import Accuracy, Measurement, counted, measure, work
 from proard.evaluation.gradient_masking import PASSES as MASKING_PASSES
 from proard.evaluation.gradient_masking import Finding, check_masking
@@ -169,6 +169,11 @@ class _Evaluator:
         settings, recorded, seed, recorded_limit = _recorded(card, folder)
         threat = recorded[0].threat
         chosen = [named_attack(name, threat) for name in self.attacks] or recorded
+        if settings.name not in data_sets.names():
+            raise UserError(
+                f"student {folder}: its card names an unknown data set '{settings.name}'"
+                f"{nearest(settings.name, data_sets.names())} (--import MODULE registers one of your own)"
+            )
         if settings not in self.loaded:
             self.loaded[settings] = _test_data(settings, self.data_root)
         data = self.loaded[settings]

@@ -17,6 +17,7 @@ from proard.commands.results import MeasuredStudent, Results
 from proard.common.environment import environment
 from proard.common.errors import UserError
 from proard.common.progress import Progress
+from proard.common.registry import import_modules
 from proard.common.terminal import warn
 from proard.config import Config
 from proard.data import DataSplits
@@ -77,11 +78,12 @@ def extract(
         raise UserError("--and: joins the budgets of one student; give two, such as --flops 100M --params 2M --and")
     limits = [Limits(tuple(given))] if together else [Limits((budget,)) for budget in given]
     preference(prefer)  # refuses an unknown one
-    check_formats(formats)
     if static_batch is not None and static_batch < 1:
         raise UserError(f"--static-batch {static_batch}: must be at least 1")
     directory = Run.find(run)
     config = directory.config()
+    import_modules(config.imports)  # may bring a format
+    check_formats(formats)
     if not limits and config.mode == "supernet":
         raise no_budget("extract")
     meter = EnergyMeter(config.energy, directory.energy, "extract")

@@ -66,6 +66,7 @@ def overrides(incomplete: str) -> list[str]:
     """Keys of a configuration, one level at a time, and the families behind ``supernet.family=``."""
     from pydantic import BaseModel
 
+    from proard.common.registry import is_model
     from proard.config import Config
 
     key = "supernet.family="
@@ -75,13 +76,12 @@ def overrides(incomplete: str) -> list[str]:
     section: type[BaseModel] = Config
     for name in parents:
         kind = section.model_fields[name].annotation if name in section.model_fields else None
-        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        if not is_model(kind):
             return []
         section = kind
     found = []
     for name, field in section.model_fields.items():
-        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        found.append(".".join([*parents, name]) + ("." if nested else "="))
+        found.append(".".join([*parents, name]) + ("." if is_model(field.annotation) else "="))
     return [name for name in found if name.startswith(incomplete)]
 
 

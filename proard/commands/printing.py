@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -105,9 +106,11 @@ def print_plan(trainer: Trainer) -> None:
     """What a training is about to do, and about how long that takes."""
     from proard.training.plan import plan
 
-    for line in plan(trainer):
-        say(line, fold=True)
-    print(flush=True)
+    lines = plan(trainer)  # which all processes of a job measure together
+    if os.environ.get("RANK", "0") == "0":
+        for line in lines:
+            say(line, fold=True)
+        print(flush=True)
 
 
 def after_evaluation(results: Sequence[Evaluation]) -> list[str]:

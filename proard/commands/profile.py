@@ -72,7 +72,7 @@ def profile(
     directory = Run.find(run)
     config = directory.config()
     meter = EnergyMeter(config.energy, directory.energy, "profile")
-    supernet = supernet_for(config, load_data(config.data))
+    supernet = supernet_for(config, load_data(config.data, config.imports))
     path = directory.path / TABLE if out is None else Path(out)
     if not path.parent.is_dir():  # refused now rather than after the measurements
         raise UserError(f"--out {path}: there is no folder {path.parent}")

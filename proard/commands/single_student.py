@@ -18,8 +18,6 @@ from proard.runs.checkpoint import load_checkpoint
 from proard.runs.run import Run
 from proard.training.teachers import restore_largest
 
-OWN_TO_SUPERNETS = ("classifiers", "batch_norms", "weights")  # options of a network with many students
-
 
 def alone_config(config: Config, architecture: dict[str, float], teacher: TeacherConfig) -> Config:
     """A run of `mode: student` that trains one architecture as a run's elastic phases did.
@@ -30,13 +28,12 @@ def alone_config(config: Config, architecture: dict[str, float], teacher: Teache
         teacher: what it learns from, where an objective needs one.
     """
     default = PhaseConfig(name="default", epochs=1, learning_rate=1.0)
-    plain = {key: getattr(default, key) for key in ("elastic", "sampler", "crafting", "gradients", "refresh_teacher")}
+    plain = {key: getattr(default, key) for key in ("elastic", "sampler", "crafting", "refresh_teacher")}
     phases = [phase for phase in config.phases if phase.elastic] or list(config.phases)
-    options = {key: value for key, value in config.supernet.options.items() if key not in OWN_TO_SUPERNETS}
     return config.model_copy(
         update={
             "mode": "student",
-            "supernet": SupernetConfig(family=config.supernet.family, **options),
+            "supernet": SupernetConfig(family=config.supernet.family, **config.supernet.options),
             "student": StudentConfig(architecture=architecture),
             "teacher": teacher,
             "phases": tuple(phase.model_copy(update=plain) for phase in phases),

@@ -45,7 +45,7 @@ def train(
         scale_epochs: makes every phase this many times as long, at least one epoch each.
         resume: continue an interrupted run; its configuration must not have changed.
         quiet: plain lines instead of a progress bar.
-        before: called by the first process of a job when all is ready, before the first step: to say what will be done.
+        before: called by every process of a job when all is ready, before the first step: to say what will be done.
 
     Returns:
         The run directory.
@@ -64,7 +64,8 @@ def train(
         keep_freed_memory()
         with first_one_first():
             state = load_checkpoint(directory.checkpoint) if resume and directory.checkpoint.exists() else None
-            trainer = Trainer(settings, load_data(settings.data), directory, quiet, fresh=state is None)
+            data = load_data(settings.data, settings.imports)
+            trainer = Trainer(settings, data, directory, quiet, fresh=state is None)
         if meter is not None:
             if not resume:
                 directory.create(settings)
@@ -77,7 +78,7 @@ def train(
         if meter is not None:
             tracking = stack.enter_context(Tracking(directory, settings, build_trackers(settings)))
             trainer.after_save = lambda: _saved(meter, tracking)
-        if before is not None and rank() == 0:
+        if before is not None:
             before(trainer)
         trainer.fit()
     return directory.path

@@ -48,7 +48,7 @@ def git_commit() -> str | None:
 
 
 def processor_name() -> str:
-    """The CPU's model name."""
+    """The model name of the CPU, as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

@@ -78,7 +78,7 @@ class Progress:
         self._next, self._gap = self._started + FIRST_LINE, FIRST_LINE
 
     def advance(self, amount: float = 1) -> None:
-        """So much more of the total is done."""
+        """Count so much more of the total as done."""
         self.done += amount
         self._bar.update(amount)
         now = time.monotonic()

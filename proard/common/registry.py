@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, Generic, TypeGuard, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -76,9 +76,14 @@ class Registry(Generic[T]):
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
         """What the class of a registered name is constructed with, each with its resolved type hint and default."""
         entry = self.entry(name)
-        # A dataclass knows where each inherited field was annotated; its generated __init__ does not.
-        plain_class = inspect.isclass(entry) and not is_dataclass(entry)
-        hints = get_type_hints(entry.__init__ if plain_class else entry)
+        # A dataclass knows where each inherited field was annotated; its generated __init__ does not. Not by
+        # typing.get_type_hints, which in Python 3.10 refuses the line `_: KW_ONLY`.
+        annotated = (
+            reversed(inspect.getmro(entry))
+            if is_dataclass(entry)
+            else [entry.__init__ if inspect.isclass(entry) else entry]
+        )
+        hints = {name: hint for one in annotated for name, hint in inspect.get_annotations(one, eval_str=True).items()}
         return {
             parameter: details.replace(annotation=hints.get(parameter, Any))
             for parameter, details in inspect.signature(entry).parameters.items()
@@ -121,12 +126,17 @@ class Registry(Generic[T]):
 
 
 def _definition(entry: Any) -> tuple[str, str]:
-    """Where an entry is defined."""
+    """The module and the name that an entry is defined under: what makes two entries the same."""
     return entry.__module__, entry.__qualname__
 
 
+def is_model(hint: Any) -> TypeGuard[type[BaseModel]]:
+    """Whether a type hint is one of pydantic's models; in Python 3.10 ``list[int]``, too, says that it is a class."""
+    return isinstance(hint, type(BaseModel))
+
+
 def adapter(hint: Any) -> TypeAdapter[Any]:
-    """What checks a value against a type hint; pydantic's models bring their own rules."""
-    if inspect.isclass(hint) and issubclass(hint, BaseModel):
+    """The pydantic adapter that checks a value against a type hint; pydantic's models bring their own rules."""
+    if is_model(hint):
         return TypeAdapter(hint)
     return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))

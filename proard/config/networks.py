@@ -43,9 +43,6 @@ class TeacherConfig(Section):
     objective: Component | None = Field(
         None, description="What the jointly trained teacher learns from; default trades."
     )
-    smallest: Literal["same", "averaged"] = Field(
-        "same", description="The smallest student's own teacher: the averaged supernet's largest student (ema_decay)."
-    )
     source: str | None = Field(
         None,
         description="A student directory, a file (.pt2, .pt, .pth, .safetensors), timm:NAME, or robustbench:NAME "

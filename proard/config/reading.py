@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from proard.common.errors import UserError, nearest
+from proard.common.registry import is_model
 from proard.config.schema import Config
 
 Path_ = tuple[str | int, ...]
@@ -173,9 +174,7 @@ def _valid_keys(place: Path_) -> list[str]:
         if isinstance(part, int):
             continue
         annotation = model.model_fields[part].annotation
-        model = next(
-            (m for m in (annotation, *get_args(annotation)) if isinstance(m, type) and issubclass(m, BaseModel)), None
-        )
+        model = next(filter(is_model, (annotation, *get_args(annotation))), None)
         if model is None:
             return []
     return [*model.model_fields, *getattr(model, "option_names", ())]

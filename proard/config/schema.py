@@ -30,9 +30,7 @@ class AugmentationConfig(Section):
 class DataConfig(Section):
     """Which images, and how they are split."""
 
-    name: Literal["digits", "fashion_mnist", "cifar10", "cifar100", "svhn", "image_folder"] = Field(
-        description="The set; digits is embedded in scikit-learn, image_folder is a folder of your own."
-    )
+    name: str = Field(description="The set; digits is embedded in scikit-learn, image_folder is a folder of your own.")
     root: Path | None = Field(None, description="Where the files are; default $PROARD_DATA, else ~/.cache/proard/data.")
     download: bool = Field(False, description="Fetch missing files over the network (never for image_folder).")
     image_size: Count | None = Field(None, description="Side to which an image folder's images are resized.")
@@ -47,13 +45,10 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _folder_needs_a_place_and_a_size(self) -> DataConfig:
-        if self.name == "image_folder":
-            if self.root is None:
-                raise ValueError("image_folder needs data.root, a folder with train/ and test/ (or val/) inside")
-            if self.image_size is None:
-                raise ValueError("image_folder needs data.image_size, the side in pixels that images are resized to")
-        elif self.image_size is not None:
-            raise ValueError(f"image_size is for image_folder; {self.name} has its own size")
+        if self.name == "image_folder" and self.root is None:
+            raise ValueError("image_folder needs data.root, a folder with train/ and test/ (or val/) inside")
+        if self.name == "image_folder" and self.image_size is None:
+            raise ValueError("image_folder needs data.image_size, the side in pixels that images are resized to")
         return self
 
 
@@ -62,10 +57,6 @@ class SupernetConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     family: str = Field("resnet", description="Its name; the options of that family are further keys of this section.")
-    classifiers: Count = Field(1, description="Classifiers, each for the students of one bin of multiply-adds.")
-    batch_norms: Literal["shared", "per_width"] = Field(
-        "shared", description="Whether all widths of a batch norm share its weight and bias."
-    )
     weights: Path | None = Field(None, description="A run directory, whose supernet's best weights are begun with.")
 
     @property
@@ -90,7 +81,7 @@ class ThreatConfig(Section):
 
 
 class PGDOptions(Section):
-    """The options of ``pgd``."""
+    """The options of the attack ``pgd``."""
 
     steps: Count = Field(10, description="Gradient steps.")
     step_size: Positive | None = Field(None, description="Default: 2.5 x eps / steps.")
@@ -129,9 +120,6 @@ class PhaseConfig(Section):
     sampler: Component = Field(Component(name="sandwich"), description="Which students train in a step.")
     crafting: Component = Field(
         Component(name="own"), description="Whether the students of a step share adversarial images."
-    )
-    gradients: Literal["sum", "project"] = Field(
-        "sum", description="How those of a step's students are joined; project removes the largest's conflicts."
     )
     attack: AttackConfig | None = Field(
         None, description="Of this phase: cheaper in an early one, say. Default: the run's."
@@ -214,10 +202,12 @@ def _named(value: Any) -> Any:
 
 
 class Config(Section):
-    """A whole run."""
+    """The whole configuration of a run."""
 
     seed: int = Field(0, ge=0, description="Of weights, order of images, students and attacks.")
-    imports: tuple[str, ...] = Field((), description="Python modules to import first, which register families.")
+    imports: tuple[str, ...] = Field(
+        (), description="Python modules to import first, which register what is yours: a family, a data set ..."
+    )
     mode: Literal["supernet", "student"] = Field("supernet", description="What is trained: see `student`.")
     data: DataConfig = Field(description="Which images.")
     supernet: SupernetConfig = Field(SupernetConfig(), description="Which elastic network.")
@@ -252,10 +242,8 @@ class Config(Section):
             if self.student != StudentConfig():
                 raise ValueError("student: is for mode student; add the top-level key 'mode: student', or remove it")
             return self
-        for key in ("classifiers", "batch_norms", "weights"):
-            if getattr(self.supernet, key) != SupernetConfig.model_fields[key].default:
-                own = "; give student.weights" if key == "weights" else ", whose students share weights"
-                raise ValueError(f"supernet.{key} is for mode supernet{own}; remove it")
+        if self.supernet.weights is not None:
+            raise ValueError("supernet.weights is for mode supernet; remove it, or give student.weights")
         for kind in ("directory", "timm"):
             if getattr(self.student, kind) is not None and self.supernet != SupernetConfig():
                 raise ValueError(f"supernet: remove it; student.{kind} says what network it is")
@@ -270,12 +258,6 @@ class Config(Section):
         for index, phase in enumerate(self.phases):
             if phase.elastic:
                 raise ValueError(f"phases.{index}.elastic: mode student trains one network, of which nothing varies")
-        return self
-
-    @model_validator(mode="after")
-    def _averages_are_kept_where_one_teaches(self) -> Config:
-        if self.teacher.smallest == "averaged" and (self.ema_decay is None or self.mode == "student"):
-            raise ValueError("teacher.smallest: averaged is a supernet's running average; set ema_decay, such as 0.99")
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ indices, which ``epoch_batches`` and ``sequential_batches`` make; ``augment`` ch
 from proard.data.augmentation import augment
 from proard.data.batches import epoch_batches, sequential_batches
 from proard.data.images import ImageSet, StreamedImageSet
+from proard.data.sets import data_sets
 from proard.data.splits import DataSplits, load_data
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "ImageSet",
     "StreamedImageSet",
     "augment",
+    "data_sets",
     "epoch_batches",
     "load_data",
     "sequential_batches",

@@ -1,6 +1,7 @@
-"""The known sets: a name to a function that reads training images, test images and class names.
+"""Data sets by name: each is a function from `data:` to training images, test images and class names.
 
 Nothing is fetched from the network unless the configuration says ``download: true``, and then only what is missing.
+One of your own is registered in the same way, in a module that the configuration's ``imports:`` names.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,17 @@ import numpy as np
 import torch
 
 from proard.common.errors import UserError
+from proard.common.registry import Registry
 from proard.config import DataConfig
 from proard.data.folder import load_image_folder
 from proard.data.images import ImageSet
 from proard.data.stratify import stratified_sample
 
 Loaded = tuple[ImageSet, ImageSet, tuple[str, ...]]
+"""Training images, test images, and the name of each label."""
+
+data_sets: Registry[Loaded] = Registry("data set")
+"""Functions of the argument ``config``, a `DataConfig`."""
 
 DOWNLOAD_TIME_OUT = 20.0  # seconds without an answer
 
@@ -35,10 +41,17 @@ def default_root() -> Path:
     return Path(place) if place else Path.home() / ".cache" / "proard" / "data"
 
 
+def _require_own_size(config: DataConfig) -> None:
+    if config.image_size is not None:
+        raise UserError(f"data.image_size: is for image_folder, and {config.name} has its own size; remove it")
+
+
+@data_sets.register("digits")
 def load_digits(config: DataConfig) -> Loaded:
     """The 1797 digits, 8 x 8 grey, that come with scikit-learn; a fixed fifth of each class is the test split."""
     from sklearn import datasets
 
+    _require_own_size(config)
     digits = datasets.load_digits()
     labels = digits.target.astype(np.int64)
     images = torch.from_numpy(np.round(digits.images * 255 / 16).astype(np.uint8))[:, None]
@@ -68,12 +81,13 @@ class TorchvisionSet:
     archives: tuple[str, ...] = ()
     splits: tuple[dict[str, Any], dict[str, Any]] = ({"train": True}, {"train": False})
 
-    def __call__(self, config: DataConfig) -> Loaded:
-        """Read the set.
+    def load(self, config: DataConfig) -> Loaded:
+        """Read the set from its files, which are fetched if they are missing and the configuration allows it.
 
         Raises:
             UserError: files are missing, cannot be fetched, or are corrupt.
         """
+        _require_own_size(config)
         root = (config.root or default_root()).expanduser()
         folder = root / self.folder
         if self._missing(folder) and not config.download:
@@ -157,31 +171,36 @@ def _fetching() -> Iterator[None]:
 
 _FASHION_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 
-SETS: dict[str, Callable[[DataConfig], Loaded]] = {
-    "digits": load_digits,
-    "fashion_mnist": TorchvisionSet(
+data_sets.register("fashion_mnist")(
+    TorchvisionSet(
         dataset="FashionMNIST",
         folder="FashionMNIST/raw",
         files=_FASHION_FILES,
         archives=tuple(f"FashionMNIST/raw/{name}.gz" for name in _FASHION_FILES),
-    ),
-    "cifar10": TorchvisionSet(
+    ).load
+)
+data_sets.register("cifar10")(
+    TorchvisionSet(
         dataset="CIFAR10",
         folder="cifar-10-batches-py",
         files=(*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
         archives=("cifar-10-python.tar.gz",),
-    ),
-    "cifar100": TorchvisionSet(
+    ).load
+)
+data_sets.register("cifar100")(
+    TorchvisionSet(
         dataset="CIFAR100",
         folder="cifar-100-python",
         files=("train", "test", "meta"),
         archives=("cifar-100-python.tar.gz",),
-    ),
-    "svhn": TorchvisionSet(
+    ).load
+)
+data_sets.register("svhn")(
+    TorchvisionSet(
         dataset="SVHN",
         folder=".",
         files=("train_32x32.mat", "test_32x32.mat"),
         splits=({"split": "train"}, {"split": "test"}),
-    ),
-    "image_folder": load_image_folder,
-}
+    ).load
+)
+data_sets.register("image_folder")(load_image_folder)

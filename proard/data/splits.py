@@ -6,16 +6,18 @@ split is the set's own, complete.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from proard.common.errors import UserError
+from proard.common.registry import import_modules
 from proard.config import DataConfig
 from proard.data.batches import sequential_batches
 from proard.data.images import ImageSet, StreamedImageSet
-from proard.data.sets import SETS
+from proard.data.sets import data_sets
 from proard.data.stratify import Integers, class_quotas, draw_per_class, stratified_sample
 
 SMALLEST_STD = 1e-3  # of a channel that hardly varies: normalisation divides by it
@@ -50,13 +52,19 @@ class DataSplits:
         return len(self.class_names)
 
 
-def load_data(config: DataConfig) -> DataSplits:
-    """Read a set and split it.
+def load_data(config: DataConfig, imports: Iterable[str] = ()) -> DataSplits:
+    """The set of images that a configuration names, read and split.
+
+    Args:
+        config: the section ``data`` of a configuration.
+        imports: modules to import first, which may register the set.
 
     Raises:
-        UserError: files are missing or corrupt, the limit is too small; one line that says where and what to do.
+        UserError: an unknown set, files that are missing or corrupt, or a limit that is too small; one line that says
+            where and what to do.
     """
-    images, test, class_names = SETS[config.name](config)
+    import_modules(imports)
+    images, test, class_names = data_sets.build(config.name, {}, where="data.name", config=config)
     train_indices, validation_indices = split_indices(images.labels.numpy(), len(class_names), config)
     train = images.select(torch.from_numpy(train_indices))
     sample = train.subset(STREAMED_SAMPLE, config.split_seed) if isinstance(train, StreamedImageSet) else train

@@ -2,8 +2,8 @@
 
 `student.safetensors` has the weights, `student.json` the card (architecture, costs, accuracies, checksums),
 `student.pt2` a program that runs with PyTorch alone, `README.md` is for people, and other formats
-(`proard.export.formats`)
-come on request. Every file that can be run is run on test images before the directory appears.
+(`proard.export.formats`) come on request. Every file that can be run is run on test images before the directory
+appears.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def write_student(
                 "file": entry.file,
                 "bytes": (folder / entry.file).stat().st_size,
                 "settings": settings,
-                **measured.get(name, {}),
+                **measured.get(entry.name, {}),
             }
             for name, (entry, settings) in written.items()
         }

@@ -41,7 +41,7 @@ class AdaAD(AdversarialObjective):
         self.require_positive("scale")
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
-        """See `Objective.outcome`; the labels are not used."""
+        """The loss of a batch, and its logits; the labels are not used."""
         teacher = required(teacher, self)
         images = self.attacked(student, batch, disagreement(teacher))
         adversarial = student(images)
@@ -68,7 +68,7 @@ class AdaIAD(IAD):
     """
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
-        """See `Objective.outcome`."""
+        """The loss of a batch, and its logits, with the teacher's answers at the attacked images."""
         teacher = required(teacher, self)
         images = self.attacked(student, batch, disagreement(teacher))
         with torch.no_grad():

@@ -37,7 +37,7 @@ class ARD(AdversarialObjective):
         self.require_positive("temperature", "scale")
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
-        """See `Objective.outcome`."""
+        """The loss of a batch, and the student's logits."""
         with torch.no_grad():
             target = required(teacher, self)(batch.images)
         images = self.attacked(student, batch)

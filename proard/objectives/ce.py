@@ -24,7 +24,7 @@ class CrossEntropy(Objective):
         self.require_fraction("label_smoothing")
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
-        """See `Objective.outcome`; the teacher is not used."""
+        """The loss of a batch, and the student's logits; the teacher is not used."""
         logits = student(batch.images)
         return Outcome(
             cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing).mean(), clean_logits=logits

@@ -84,7 +84,7 @@ class Own(Crafting):
         _require_positive(self.steps)
 
     def images(self, attack: Attack, student: Model, batch: Batch, loss: Loss | None) -> torch.Tensor:
-        """See `Crafting`."""
+        """The attack's images for this student, in `steps` steps if it is not the source."""
         if batch.crafted is not None and self.steps is not None:
             attack = shortened(attack, self.steps)
         return attack.perturb(student, batch.images, batch.labels, loss=loss, generator=batch.generator)
@@ -100,7 +100,7 @@ class Shared(Crafting):
             raise ValueError("source previous would be the largest's images for all; use source: largest")
 
     def images(self, attack: Attack, student: Model, batch: Batch, loss: Loss | None) -> torch.Tensor:
-        """See `Crafting`."""
+        """The source's images; the attack's own for the source itself."""
         if batch.crafted is not None:
             return batch.crafted
         return attack.perturb(student, batch.images, batch.labels, loss=loss, generator=batch.generator)
@@ -125,7 +125,7 @@ class Refined(Crafting):
             raise ValueError(f"step_size must be positive, got {self.step_size}")
 
     def images(self, attack: Attack, student: Model, batch: Batch, loss: Loss | None) -> torch.Tensor:
-        """See `Crafting`."""
+        """The source's images after some more steps on this student; the attack's own for the source itself."""
         if batch.crafted is None:
             return attack.perturb(student, batch.images, batch.labels, loss=loss, generator=batch.generator)
         attack = _plain(attack)

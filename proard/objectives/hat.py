@@ -41,7 +41,7 @@ class HAT(AdversarialObjective):
         self.require_positive("extrapolation")
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
-        """See `Objective.outcome`; the teacher is the helper."""
+        """The loss of a batch, and the student's logits; the teacher is the helper."""
         helper = required(teacher, self)
         clean = student(batch.images)
         target = clean.detach()

@@ -49,7 +49,7 @@ class IAD(AdversarialObjective):
         self.require_not_negative("beta")
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
-        """See `Objective.outcome`."""
+        """The loss of a batch, and the student's logits, clean ones where they were needed."""
         with torch.no_grad():
             target = required(teacher, self)(batch.images)
         images = self.attacked(student, batch)
@@ -69,7 +69,7 @@ class IAD(AdversarialObjective):
         target: torch.Tensor,
         judged: torch.Tensor | None,
     ) -> Outcome:
-        """The outer loss.
+        """The outer loss of a batch whose adversarial images and targets are known.
 
         Args:
             student: the network to train.

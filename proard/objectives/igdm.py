@@ -55,7 +55,7 @@ class IGDM(AdversarialObjective):
             raise ValueError(str(error)) from error
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
-        """See `Objective.outcome`."""
+        """The loss of the base and the distance of the output differences, and the base's logits."""
         teacher = required(teacher, self)
         assert isinstance(self.base, Objective)
         base = self.base.outcome(student, teacher, batch)

@@ -36,7 +36,7 @@ class KD(Objective):
         self.require_positive("temperature", "scale")
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
-        """See `Objective.outcome`."""
+        """The loss of a batch, and the student's clean logits: nothing is attacked."""
         with torch.no_grad():
             target = required(teacher, self)(batch.images)
         logits = student(batch.images)

@@ -66,7 +66,7 @@ class KDIGA(AdversarialObjective):
                 raise ValueError(f"{name} must be clean or adversarial, got {getattr(self, name)!r}")
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
-        """See `Objective.outcome`."""
+        """The loss of a batch with the distance of the input gradients, and the student's logits."""
         teacher = required(teacher, self)
         with torch.no_grad():
             target = teacher(batch.images)

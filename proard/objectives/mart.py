@@ -30,7 +30,7 @@ class MART(AdversarialObjective):
         self.require_not_negative("regularization")
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
-        """See `Objective.outcome`; the teacher is not used."""
+        """The loss of a batch, and the student's logits; the teacher is not used."""
         images = self.attacked(student, batch)
         clean, adversarial = student(batch.images), student(images)
         doubt = 1 - (-cross_entropy(clean, batch.labels)).exp()

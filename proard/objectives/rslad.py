@@ -35,7 +35,7 @@ class RSLAD(AdversarialObjective):
         self.require_positive("scale")
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
-        """See `Objective.outcome`; the labels are not used."""
+        """The loss of a batch, and the student's logits; the labels are not used."""
         with torch.no_grad():
             target = required(teacher, self)(batch.images)
         images = self.attacked(student, batch, lambda logits, _: kl_divergence(target, logits))

@@ -29,7 +29,7 @@ class TRADES(AdversarialObjective):
         self.require_fraction("label_smoothing")
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
-        """See `Objective.outcome`; the teacher is not used."""
+        """The loss of a batch, and the student's logits; the teacher is not used."""
         clean = student(batch.images)
         target = clean.detach()
         images = self.attacked(student, batch, lambda logits, _: kl_divergence(target, logits))

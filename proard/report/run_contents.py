@@ -122,7 +122,7 @@ class Subject:
         Raises:
             UserError: they are not on this machine.
         """
-        return self.trained.data if "trained" in self.__dict__ else load_data(self.config.data)
+        return self.trained.data if "trained" in self.__dict__ else load_data(self.config.data, self.config.imports)
 
     @cached_property
     def family(self) -> Family | None:

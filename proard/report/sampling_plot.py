@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +101,7 @@ def sampling_figure(run: Run | Path) -> Figure:
         A figure with an Agg canvas of its own: no display is needed, and pyplot's state is not touched.
 
     Raises:
-        UserError: no run there, nothing was sampled in it yet, or matplotlib is not installed.
+        UserError: no run there, or nothing was sampled in it yet.
     """
     run = run if isinstance(run, Run) else Run.find(run)
     phases = sampled_phases(run)
@@ -110,8 +109,6 @@ def sampling_figure(run: Run | Path) -> Figure:
         raise UserError(
             f"run {run.path}: nothing to plot; {run.metrics.name} has no finished epoch of a phase with elastic: [...]"
         )
-    if not _matplotlib_is_there():
-        raise UserError("the plot of a sampler needs the package 'matplotlib'; pip install 'proard[report]'")
     return _draw(phases, _title(run))
 
 
@@ -119,7 +116,7 @@ def write_sampling_plot(run: Run | Path) -> Path | None:
     """Write `sampling_figure` into the run directory as ``sampling.png``.
 
     Returns:
-        The file; None where nothing was sampled or matplotlib is not installed.
+        The file; None where nothing was sampled.
 
     Raises:
         UserError: no run there.
@@ -127,7 +124,7 @@ def write_sampling_plot(run: Run | Path) -> Path | None:
     """
     run = run if isinstance(run, Run) else Run.find(run)
     phases = sampled_phases(run)
-    if not phases or not _matplotlib_is_there():
+    if not phases:
         return None
     path = run.path / PLOT
     with atomic_path(path) as temporary:
@@ -137,10 +134,6 @@ def write_sampling_plot(run: Run | Path) -> Path | None:
 
 def _title(run: Run) -> str:
     return f"students trained in run {run.path.resolve().name}"
-
-
-def _matplotlib_is_there() -> bool:
-    return find_spec("matplotlib") is not None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from proard.config import Config, parse_config
 from proard.common.errors import UserError
 from proard.common.files import check_file, checked_save
+from proard.config import Config, parse_config
 
 FORMAT = 2
 # Keys that may change between a run and its continuation: they say how it is computed, not what.

@@ -43,7 +43,7 @@ def supernet_for(config: Config, data: DataSplits) -> Supernet:
 
     Raises:
         UserError: an unknown family or option, a value out of range, or a module of ``imports`` that cannot be
-        imported.
+            imported.
     """
     import_modules(config.imports)
     config = resolve(config)
@@ -56,19 +56,12 @@ def supernet_for(config: Config, data: DataSplits) -> Supernet:
     published = published_options(config, data.input_shape[0])
     options = {"mean": data.mean, "std": data.std, **published, **config.supernet.options}
     try:
-        supernet = build_supernet(
-            config.supernet.family,
-            classifiers=config.supernet.classifiers,
-            batch_norms=config.supernet.batch_norms,
-            **given,
-            **options,
-        )
+        supernet = build_supernet(config.supernet.family, **given, **options)
         supernet.space.cost(supernet.space.largest())  # shows whether a timm network takes the images
         return supernet
     except UserError as error:
         message = str(error).removeprefix("build_supernet: ")
-        places = {"architecture": "student.", "classifiers": "supernet.", "batch_norms": "supernet."}
-        section = next((place for word, place in places.items() if message.startswith(word)), "supernet: ")
+        section = "student." if message.startswith("architecture") else "supernet: "
         raise UserError(section + message) from error
 
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from proard.config import EnergyConfig
 from proard.common.errors import UserError
 from proard.common.files import write_json
+from proard.config import EnergyConfig
 
 WORLD_AVERAGE = 0.475
 """kg CO2eq per kWh of electricity: IEA, Global Energy & CO2 Status Report 2019, which codecarbon uses too."""
@@ -181,14 +181,14 @@ class _Hardware:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin, unless it has begun."""
+        """Begin to look at the hardware in the background, unless that has begun."""
         if self._thread is None:
             # No daemon: a process that ends early waits for it, rather than to stop a thread inside of an import.
             self._thread = threading.Thread(target=self._find, name="proard-energy")
             self._thread.start()
 
     def wait(self) -> None:
-        """Until it is known."""
+        """Wait until the hardware is known."""
         self.start()
         assert self._thread is not None
         self._thread.join()

@@ -24,12 +24,12 @@ NOT_COUNTED = (
 
 @dataclass(frozen=True)
 class Spent:
-    """Time and energy.
+    """What some work took: time, energy, and CO2eq where it is known.
 
     Attributes:
         seconds: of the clock.
         kwh: None where not measured, ``kg_co2eq`` likewise.
-        kg_co2eq: see above.
+        kg_co2eq: CO2eq of that energy.
     """
 
     seconds: float
@@ -42,7 +42,7 @@ class Spent:
         return Spent(self.seconds + other.seconds, *sums)
 
     def times(self, factor: float) -> Spent:
-        """So many times as much."""
+        """What it takes to do the same so many times."""
         energies = [None if value is None else factor * value for value in (self.kwh, self.kg_co2eq)]
         return Spent(factor * self.seconds, *energies)
 
@@ -51,7 +51,7 @@ NOTHING = Spent(0.0, 0.0, 0.0)
 
 
 def entries(run: Run, *commands: str) -> list[dict[str, Any]]:
-    """Those of some commands in a run's ``energy.json``, in order; none where there is no file.
+    """The entries of some commands in a run's ``energy.json``, in order; none where there is no file.
 
     Raises:
         ValueError: the file is damaged; also KeyError, TypeError.
@@ -72,7 +72,7 @@ def training_of(run: Run) -> Spent:
 
 @dataclass(frozen=True)
 class Savings:
-    """Both ways.
+    """What N students cost in both ways: one training and N extractions, or a training for each.
 
     Attributes:
         once: of the one training: what is spent whatever the number of students.
@@ -87,11 +87,11 @@ class Savings:
     assumptions: tuple[str, ...]
 
     def one(self, students: int) -> Spent:
-        """One training, and so many extractions."""
+        """What one training and so many extractions take."""
         return self.once + self.extraction.times(students)
 
     def separate(self, students: int) -> Spent:
-        """So many trainings."""
+        """What so many separate trainings take."""
         return self.alone.times(students)
 
     @property
@@ -107,7 +107,7 @@ class Savings:
 
     @property
     def conclusion(self) -> str:
-        """A sentence."""
+        """The comparison in a sentence: from how many students on the one training is cheaper."""
         by = "energy" if self.unit == "kwh" else "time"
         if self.break_even is None:
             return f"By {by} one training is never cheaper: to extract a student costs as much as to train it alone."
@@ -171,7 +171,7 @@ def _shortened(factor: float | None) -> list[str]:
 
 
 def _electricity(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Whose, and how much CO2eq."""
+    """The assumption about electricity: of which country, and how much CO2eq it stands for."""
     sources = dict.fromkeys(
         f"{entry['country'] or f'the world average (energy.country is not set; IEA 2019: {WORLD_AVERAGE:g})'}"
         + (f" ({entry['carbon_intensity_kg_per_kwh']:.3g} kg per kWh, codecarbon's data)" if entry["country"] else "")
@@ -184,7 +184,7 @@ def _electricity(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _measured(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """By what."""
+    """The assumption about energy: how each figure was measured or estimated."""
     ways = " | ".join(dict.fromkeys(str(entry["how_measured"]) for entry in found))
     if all(entry["kwh"] is None for entry in found):
         return [f"Energy is unknown, so only times are compared: {ways}."]

@@ -41,7 +41,7 @@ class TrainedRun:
                 f"run {run.path}: training has not finished, students have its weights so far; "
                 f"'proard train --resume --run {run.path}' goes on with it"
             )
-        self.data: DataSplits = load_data(self.config.data)
+        self.data: DataSplits = load_data(self.config.data, self.config.imports)
         self.supernet: Supernet = supernet_for(self.config, self.data)
         self.supernet.load_state_dict(state["best"]["weights"] if state["best"] else state["supernet"])
         self.supernet.to(self.device)

@@ -1,9 +1,8 @@
 """Samplers: which students train in an optimizer step."""
 
 from proard.samplers.base import Sampler, Signals, samplers
-from proard.samplers.progressive import Progressive
 from proard.samplers.robustness import Robustness
 from proard.samplers.sandwich import Sandwich
 from proard.samplers.uniform import EpochUniform, Uniform
 
-__all__ = ["EpochUniform", "Progressive", "Robustness", "Sampler", "Sandwich", "Signals", "Uniform", "samplers"]
+__all__ = ["EpochUniform", "Robustness", "Sampler", "Sandwich", "Signals", "Uniform", "samplers"]

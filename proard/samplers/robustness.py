@@ -16,9 +16,8 @@ from typing import Any, Literal
 import torch
 
 from proard.samplers.base import Sampler, Signals, samplers
-from proard.samplers.estimates import BinAverages, Estimate, Regression
 from proard.supernet import Architecture, SearchSpace
-from proard.supernet.strata import Strata
+from proard.supernet.cost_bins import Strata
 
 REFRESH = 10  # steps between two readings of the signals, each of which waits for the device
 
@@ -33,13 +32,12 @@ class Robustness(Sampler):
         students: how many to draw per step, the ends among them.
         bins: of multiply-adds, of equal ratio.
         floor: in [0, 1]: the part of the probability that is uniform over bins; 1 ignores the gap.
-        memory: in [0, 1): of the gap's estimate, per update.
+        memory: in [0, 1): the weight of a moving average of divergences, at each update of it.
         candidates: architectures scored for each drawn place; 1 takes the one drawn.
         scored_images: of the batch, on which candidates are compared; default all of it.
         prefer: train the worst or the best of them.
         largest_every: steps from one training of the largest to the next; its place goes to a drawn student between.
         smallest_every: likewise of the smallest.
-        estimate: of the gap: an average per bin, or a regression on the architecture.
         steps_per_epoch: optimizer steps.
         steps: of the whole phase.
 
@@ -62,7 +60,6 @@ class Robustness(Sampler):
         prefer: Literal["worst", "best"] = "worst",
         largest_every: int = 1,
         smallest_every: int = 1,
-        estimate: Literal["bins", "regression"] = "bins",
         steps_per_epoch: int = 1,
         steps: int = 1,
     ) -> None:
@@ -73,14 +70,13 @@ class Robustness(Sampler):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0 <= floor <= 1 or not 0 <= memory < 1:
             raise ValueError(f"floor must be in [0, 1] and memory in [0, 1), got {floor} and {memory}")
-        self.floor, self.candidates, self.prefer = floor, candidates, prefer
+        self.floor, self.memory, self.candidates, self.prefer = floor, memory, candidates, prefer
         self.scored_images = scored_images
         self.largest_every, self.smallest_every = largest_every, smallest_every
         self.strata = Strata(space, bins)
-        self.estimate: Estimate = (BinAverages if estimate == "bins" else Regression)(self.strata, memory)
         self.ends = [space.largest(), space.smallest()]
-        self.largest_divergence: float | None = None
-        self.memory = memory
+        self.averages: dict[int, float] = {}  # moving, of the divergences of a bin's students
+        self.largest_divergence: float | None = None  # likewise, of the largest student alone
         self.pending: list[tuple[Architecture, float | torch.Tensor]] = []
 
     def draw(self, step: int) -> list[Architecture]:
@@ -107,9 +103,16 @@ class Robustness(Sampler):
 
     def gap(self, architecture: Architecture) -> float:
         """How much farther than the largest student it is from the teacher on adversarial images; at least 0."""
-        divergence = self.estimate.divergence(architecture)
-        largest = self.estimate.divergence(self.ends[0]) if self.largest_divergence is None else self.largest_divergence
+        divergence = self.divergence(architecture)
+        largest = self.divergence(self.ends[0]) if self.largest_divergence is None else self.largest_divergence
         return 0.0 if divergence is None or largest is None else max(0.0, divergence - largest)
+
+    def divergence(self, architecture: Architecture) -> float | None:
+        """The moving average of its bin, or of the nearest one that has trained students; None where none has."""
+        if not self.averages:
+            return None
+        index = self.strata.index(architecture)
+        return self.averages[min(self.averages, key=lambda known: abs(known - index))]
 
     def alternatives(self, architecture: Architecture) -> list[Architecture]:
         """The architecture and others of its bin; the ends stand alone."""
@@ -129,24 +132,28 @@ class Robustness(Sampler):
         self.pending.append((architecture, signals.divergence))
 
     def _read(self) -> None:
-        """Move what was remembered into the estimates; waits for the device once."""
+        """Move what was remembered into the averages; waits for the device once."""
         if not self.pending:
             return
         device = next((v.device for _, v in self.pending if isinstance(v, torch.Tensor)), "cpu")
         numbers = [torch.as_tensor(value, dtype=torch.float64, device=device) for _, value in self.pending]
         values = torch.stack(numbers).tolist()
         for (architecture, _), value in zip(self.pending, values, strict=True):
-            self.estimate.update(architecture, value)
+            index = self.strata.index(architecture)
+            self.averages[index] = self._averaged(self.averages.get(index), value)
             if architecture == self.ends[0]:
-                before = value if self.largest_divergence is None else self.largest_divergence
-                self.largest_divergence = self.memory * before + (1 - self.memory) * value
+                self.largest_divergence = self._averaged(self.largest_divergence, value)
         self.pending.clear()
+
+    def _averaged(self, average: float | None, value: float) -> float:
+        """A moving average after one more value, its first one where there is none yet."""
+        return self.memory * (value if average is None else average) + (1 - self.memory) * value
 
     def state_dict(self) -> dict[str, Any]:
         """See `Sampler`."""
         return {
             **super().state_dict(),
-            "estimate": self.estimate.state(),
+            "averages": dict(self.averages),
             "largest_divergence": self.largest_divergence,
             "pending": [(architecture.to_json(), float(value)) for architecture, value in self.pending],
         }
@@ -154,6 +161,6 @@ class Robustness(Sampler):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Sampler`."""
         super().load_state_dict(state)
-        self.estimate.load(state["estimate"])
+        self.averages = dict(state["averages"])
         self.largest_divergence = state["largest_divergence"]
         self.pending = [(Architecture.from_json(text), value) for text, value in state["pending"]]

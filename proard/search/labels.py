@@ -23,7 +23,7 @@ from proard.common.errors import UserError
 from proard.common.files import append_line
 from proard.search.selection import Label
 from proard.supernet import Architecture, SearchSpace
-from proard.supernet.strata import Strata
+from proard.supernet.cost_bins import Strata
 
 STRATA = 8
 MOST_DRAWS = 200  # in vain, before a space counts as exhausted

@@ -148,11 +148,6 @@ class Family(ABC):
         """Which channels may be reordered before narrower choices are unlocked; none by default."""
         return []
 
-    def classifier_names(self) -> tuple[str, ...]:
-        """Names of the classifier's parameters in the largest network; by default those of a module ``classifier``."""
-        names = (name for name, _ in self.skeleton(self.plan(self.space().largest())).named_parameters())
-        return tuple(name for name in names if name.startswith("classifier."))
-
     def elastic_kernels(self) -> dict[str, tuple[int, ...]]:
         """Names of convolution weights whose smaller kernels are learned transforms of the largest, and their sides.
 

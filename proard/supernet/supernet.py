@@ -8,7 +8,7 @@ calibrated.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, cast
 
@@ -23,7 +23,6 @@ from proard.supernet.family import Family, families
 from proard.supernet.kernel_transform import KernelTransform
 from proard.supernet.skeletons import fill, fill_copy
 from proard.supernet.space import SearchSpace
-from proard.supernet.unshared_weights import BatchNorms, PrivateCopies
 
 SKELETONS_KEPT = 128
 
@@ -50,22 +49,9 @@ class Supernet(nn.Module):
         family: the static network, its plan and its decisions.
         space: the part of the family's space to hold weights for; default all of it. A space of one architecture makes
             one fixed network.
-        classifiers: number of classifiers, each for the students of one of as many `CostBins`.
-        batch_norms: whether the weight and bias of a batch norm are shared by all its widths, or ``per_width``.
-
-    A space of one architecture has nothing to keep apart, whatever the last two say.
-
-    Raises:
-        UserError: classifiers or batch_norms out of range, or not there in this family.
     """
 
-    def __init__(
-        self,
-        family: Family,
-        space: SearchSpace | None = None,
-        classifiers: int = 1,
-        batch_norms: BatchNorms = "shared",
-    ) -> None:
+    def __init__(self, family: Family, space: SearchSpace | None = None) -> None:
         super().__init__()
         self.family = family
         self.space: SearchSpace = family.space() if space is None else space
@@ -83,8 +69,6 @@ class Supernet(nn.Module):
         self.kernel_transforms = nn.ModuleDict(
             {name.replace(".", "/"): KernelTransform(sizes) for name, sizes in kernels.items()}
         )
-        shared = dict(self.named_parameters())
-        self.private_copies = PrivateCopies(family, self.space, classifiers, batch_norms, shared)
 
     def __repr__(self) -> str:
         """Not the tree of modules: that is a student's, as in ``print(net.student(net.space.largest()))``."""
@@ -120,29 +104,20 @@ class Supernet(nn.Module):
         Raises:
             UserError: the architecture is not of this space.
         """
-        architecture = self.space.canonical(architecture)
+        skeleton = self._skeleton(self.space.canonical(architecture))
         tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        cost_bin = self.private_copies.bin(architecture)
-        source = self._sources(tensors, cost_bin)
         with torch.no_grad():
-            student = (fill if self.family.plain else fill_copy)(
-                self._skeleton(architecture),
-                lambda name, shape: self._cut(name, source(name, shape), shape).clone(),
+            return (fill if self.family.plain else fill_copy)(
+                skeleton, lambda name, shape: self._cut(name, tensors[name], shape).clone()
             )
-        self.private_copies.remember(student, cost_bin)
-        return student
 
     def accumulate(self, student: nn.Module) -> None:
-        """Add the student's gradients into the gradients of the supernet's slices (zero outside of them).
-
-        Raises:
-            ValueError: there is a classifier per bin, and `student` did not cut this module.
-        """
-        source = self._sources(dict(self.named_parameters()), self.private_copies.recall(student))
+        """Add the student's gradients into the gradients of the supernet's slices (zero outside of them)."""
+        weights = dict(self.named_parameters())
         for name, parameter in student.named_parameters():
             if parameter.grad is None:
                 continue
-            weight = source(name, parameter.shape)
+            weight = weights[name]
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
             if self._transform(name, weight, parameter.shape) is None:
@@ -186,26 +161,6 @@ class Supernet(nn.Module):
                 for names, dimension in ((group.writers, 0), (group.readers, 1)):
                     for name in names:
                         weights[name].copy_(weights[name].index_select(dimension, order))
-                        self.private_copies.reorder(name, dimension, order)
-
-    def begin_private(self, kinds: Collection[str] | None = None) -> None:
-        """Give the students that train from now on their private copies, as the shared tensors are now.
-
-        Until then they are cut from the shared tensors. To be called after `sort_channels` whenever decisions are
-        unlocked; copies that are in use already go on as they are.
-
-        Args:
-            kinds: kinds of decision that vary from now on; default all.
-        """
-        shared = dict(self.named_parameters())
-        self.private_copies.begin(shared, self.space.kinds if kinds is None else kinds)
-
-    def _sources(self, tensors: Mapping[str, torch.Tensor], cost_bin: int) -> Callable[[str, torch.Size], torch.Tensor]:
-        """What a student's tensors are cut from, by name and shape: private copies where there are, else the shared."""
-        if not len(self.private_copies):
-            return lambda name, _: tensors[name]
-        find = self.private_copies.find
-        return lambda name, shape: tensors[name] if (copy := find(name, shape, cost_bin)) is None else copy
 
     def _cut(self, name: str, tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         """A student's tensor as a function of the supernet's: its slice, or its transformed kernel."""
@@ -240,8 +195,6 @@ def build_supernet(
     input_shape: Sequence[int],
     seed: int = 0,
     architecture: str | Mapping[str, float] | None = None,
-    classifiers: int = 1,
-    batch_norms: BatchNorms = "shared",
     **family_options: Any,
 ) -> Supernet:
     """Build a supernet with random weights.
@@ -253,13 +206,10 @@ def build_supernet(
         seed: of the initial weights; the global random state is left as it was.
         architecture: hold the weights of this one alone: ``largest``, ``smallest``, or decisions and their values
             (those left out are at their largest); default the whole space.
-        classifiers: number of classifiers, each for the students of one of as many bins of multiply-adds.
-        batch_norms: whether all widths of a batch norm share its weight and bias, or have them ``per_width``.
         family_options: fields of the family's class, such as ``widths`` or ``mean``.
 
     Raises:
-        UserError: unknown family or option, a value out of range, an architecture that is not of the space, or a family
-            without the parts that are to be kept apart.
+        UserError: unknown family or option, a value out of range, or an architecture that is not of the space.
     """
     described = families.build(
         family,
@@ -275,4 +225,4 @@ def build_supernet(
         space = space.only({**{decision.name: decision.choices[-1] for decision in space.decisions}, **given})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Supernet(described, space, classifiers, batch_norms)
+        return Supernet(described, space)

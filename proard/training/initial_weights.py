@@ -19,14 +19,11 @@ from proard.supernet.families.timm import TimmFamily
 from proard.training.weights import load_weights, read_weights
 
 STATED = ("normalize.mean", "normalize.std")  # of the training images; the tensors that two runs may round differently
-COPIES = "private_copies"
 TOLERANCE = 1e-3
 
 
 def load_run_weights(config: Config, supernet: Supernet, data: DataSplits) -> None:
     """Give the supernet the best weights of the run that the configuration names, if it names one.
-
-    Private copies that the other run does not have begin from its shared tensors.
 
     Args:
         config: resolved.
@@ -60,11 +57,6 @@ def _check_same(other: Config, config: Config, supernet: Supernet, data: DataSpl
         "data.image_size": (other.data.image_size, config.data.image_size),
         "supernet.family": (theirs.family, own.family),
     }
-    # What the other run does not keep apart begins from what its students share.
-    if theirs.classifiers > 1:
-        pairs["supernet.classifiers"] = (theirs.classifiers, own.classifiers)
-    if theirs.batch_norms != "shared":
-        pairs["supernet.batch_norms"] = (theirs.batch_norms, own.batch_norms)
     _refuse_differences(pairs)
     normalisation = {"mean": supernet.family.mean, "std": supernet.family.std}  # compared in the weights
     options = {name: value for name, value in theirs.options.items() if name not in normalisation}
@@ -84,8 +76,6 @@ def _check_fit(weights: dict[str, torch.Tensor], supernet: Supernet) -> None:
     """Refuse weights whose tensors are others, such as a classifier for another number of classes."""
     own = supernet.state_dict()
     for name in dict.fromkeys([*own, *weights]):
-        if name not in weights and name.startswith(COPIES):
-            continue
         shapes = [list(tensors[name].shape) if name in tensors else "missing" for tensors in (weights, own)]
         if shapes[0] != shapes[1]:
             raise UserError(f"its tensor {name} is {shapes[0]}, and {shapes[1]} here")

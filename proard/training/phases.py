@@ -1,6 +1,8 @@
-"""What the phases of a configuration name: attack, objective, sampler, crafting, and the part of the space."""
+"""The schedule: every phase of a configuration with the parts that it names, built once, before the first step."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from proard.attacks import Attack
 from proard.common.errors import UserError
@@ -13,13 +15,96 @@ from proard.supernet import SearchSpace
 DEFAULT_JOINT_OBJECTIVE = Component(name="trades")
 
 
-def training_attack(config: Config, index: int | None = None) -> Attack:
-    """The inner maximisation of the objectives, in a phase or where a phase has none of its own.
+@dataclass(frozen=True)
+class Phase:
+    """One stage of a training.
+
+    Attributes:
+        index: its place in the schedule, from 0.
+        settings: its section of the configuration.
+        space: the part of the supernet's space that it unlocks.
+        attack: the inner maximisation of its objectives.
+        objective: the loss of a student.
+        joint: the loss of a teacher that trains with the students; None for any other teacher.
+        crafting: how the students of a step share adversarial images.
+        seed: of its sampler.
+    """
+
+    index: int
+    settings: PhaseConfig
+    space: SearchSpace
+    attack: Attack
+    objective: Objective
+    joint: Objective | None
+    crafting: Crafting
+    seed: int
+
+    @property
+    def kinds(self) -> set[str]:
+        """The kinds of decisions that vary."""
+        return {decision.kind for decision in self.space.decisions if len(decision.choices) > 1}
+
+    def sampler(self, steps_per_epoch: int = 1) -> Sampler:
+        """A new sampler, at the phase's first step.
+
+        Args:
+            steps_per_epoch: optimizer steps.
+        """
+        return samplers.build(
+            self.settings.sampler.name,
+            self.settings.sampler.options,
+            where=f"phases.{self.index}.sampler",
+            space=self.space,
+            seed=self.seed,
+            steps_per_epoch=steps_per_epoch,
+            steps=steps_per_epoch * self.settings.epochs,
+        )
+
+
+def build_phases(config: Config, space: SearchSpace) -> list[Phase]:
+    """All phases, so that a mistake in the last one shows before the first one runs.
+
+    Args:
+        config: of the run.
+        space: of its supernet.
 
     Raises:
-        UserError: as `attack`, or an attack that cannot raise an objective's loss.
+        UserError: the first mistake: an unknown name or option, parts that do not go together, no teacher to distil
+            from, or an attack of the later measurements that cannot be built.
     """
-    own = None if index is None else config.phases[index].attack
+    phases = []
+    for index, settings in enumerate(config.phases):
+        inner = training_attack(config, index)
+        phase = Phase(
+            index,
+            settings,
+            _unlocked(config, index, space),
+            inner,
+            _objective(settings.objective, f"phases.{index}.objective", inner),
+            _joint_objective(config, inner) if config.teacher.mode == "joint" else None,
+            _crafting(settings.crafting, f"phases.{index}.crafting", inner),
+            config.seed * 1000 + index,
+        )
+        phase.sampler()
+        if index == 0 and phase.objective.needs_teacher:
+            _require_teacher(config)
+        if settings.warmup_epochs >= settings.epochs:
+            raise UserError(
+                f"phases.{index}: warmup_epochs {settings.warmup_epochs:g} must be less than epochs {settings.epochs}"
+            )
+        phases.append(phase)
+    for name in ("validation", "search", "evaluation"):
+        attack(getattr(config, name).attack, threat_model(config), f"{name}.attack")
+    return phases
+
+
+def training_attack(config: Config, index: int) -> Attack:
+    """The inner maximisation of a phase's objectives: its own attack, or the run's.
+
+    Raises:
+        UserError: an unknown name or option, or an attack that cannot raise an objective's loss.
+    """
+    own = config.phases[index].attack
     settings, where = (config.attack, "attack") if own is None else (own, f"phases.{index}.attack")
     built = attack(settings, threat_model(config), where)
     if not built.trains:
@@ -30,105 +115,49 @@ def training_attack(config: Config, index: int | None = None) -> Attack:
     return built
 
 
-def phase_objective(config: Config, index: int) -> Objective:
-    """The objective of a phase."""
-    component = config.phases[index].objective
-    where = f"phases.{index}.objective"
-    return objectives.build(component.name, component.options, where=where, attack=training_attack(config, index))
+def _objective(component: Component, where: str, inner: Attack) -> Objective:
+    return objectives.build(component.name, component.options, where=where, attack=inner)
 
 
-def joint_objective(config: Config, index: int) -> Objective:
-    """What a jointly trained teacher learns from in a phase.
-
-    Raises:
-        UserError: an objective that needs a teacher itself.
-    """
+def _joint_objective(config: Config, inner: Attack) -> Objective:
+    """The loss of a jointly trained teacher, which needs no teacher itself."""
     component = config.teacher.objective or DEFAULT_JOINT_OBJECTIVE
-    where = "teacher.objective"
-    objective = objectives.build(component.name, component.options, where=where, attack=training_attack(config, index))
+    objective = _objective(component, "teacher.objective", inner)
     if objective.needs_teacher:
         raise UserError(f"teacher.objective: '{component.name}' needs a teacher itself; use trades or sat")
     return objective
 
 
-def phase_kinds(config: Config, index: int, space: SearchSpace) -> tuple[str, ...]:
-    """The kinds of decisions that vary in a phase."""
+def _unlocked(config: Config, index: int, space: SearchSpace) -> SearchSpace:
+    """The part of the space in which only a phase's kinds of decisions vary."""
     kinds = config.phases[index].elastic
-    return space.kinds if "all" in kinds else kinds
-
-
-def phase_space(config: Config, index: int, space: SearchSpace) -> SearchSpace:
-    """The part of the space that a phase unlocks.
-
-    Raises:
-        UserError: a kind of decision that the family does not have.
-    """
     try:
-        return space.unlocked(phase_kinds(config, index, space))
+        return space.unlocked(space.kinds if "all" in kinds else kinds)
     except UserError as error:
         raise UserError(f"phases.{index}.elastic: {error}") from None
 
 
-def phase_sampler(config: Config, index: int, space: SearchSpace, steps_per_epoch: int = 1) -> Sampler:
-    """The sampler of a phase, over the decisions it unlocks; its generator depends on the seed and the phase."""
-    phase: PhaseConfig = config.phases[index]
-    return samplers.build(
-        phase.sampler.name,
-        phase.sampler.options,
-        where=f"phases.{index}.sampler",
-        space=phase_space(config, index, space),
-        seed=config.seed * 1000 + index,
-        steps_per_epoch=steps_per_epoch,
-        steps=steps_per_epoch * phase.epochs,
-    )
-
-
-def phase_crafting(config: Config, index: int) -> Crafting:
-    """How the students of a phase's steps share adversarial images.
-
-    Raises:
-        UserError: an unknown name or option, or an attack whose steps cannot be changed.
-    """
-    component, where = config.phases[index].crafting, f"phases.{index}.crafting"
+def _crafting(component: Component, where: str, inner: Attack) -> Crafting:
     crafting = craftings.build(component.name, component.options, where=where)
     try:
-        check_attack(crafting, training_attack(config, index))
+        check_attack(crafting, inner)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
     return crafting
 
 
-def check_phases(config: Config, space: SearchSpace) -> None:
-    """Build every phase's parts once, so that a mistake in the last phase shows before the first one runs.
-
-    Raises:
-        UserError: the first mistake.
-    """
-    for index, phase in enumerate(config.phases):
-        objective = phase_objective(config, index)
-        phase_sampler(config, index, space)
-        phase_crafting(config, index)
-        begins_trained = config.teacher != TeacherConfig() or config.supernet.weights is not None
-        if index == 0 and objective.needs_teacher and not begins_trained:
-            if config.mode == "student":
-                raise UserError(
-                    f"phases.0: '{phase.name}' distils from a teacher, and there is none; give one with teacher: (a "
-                    "student directory, a file, timm:NAME, robustbench:NAME), or use an objective without: trades"
-                )
-            raise UserError(
-                f"phases.0: '{phase.name}' distils from a frozen teacher, but no phase before it trains one; "
-                "begin with a phase of objective trades or with another run's weights (supernet.weights), "
-                "set teacher.mode=joint, or give a teacher from elsewhere"
-            )
-        if phase.warmup_epochs >= phase.epochs:
-            raise UserError(
-                f"phases.{index}: warmup_epochs {phase.warmup_epochs:g} must be less than epochs {phase.epochs}"
-            )
-        if config.teacher.mode == "joint":
-            joint_objective(config, index)
-    for where, section in (
-        ("validation", config.validation),
-        ("search", config.search),
-        ("evaluation", config.evaluation),
-    ):
-        attack(section.attack, threat_model(config), f"{where}.attack")
+def _require_teacher(config: Config) -> None:
+    """Refuse a first phase that distils where there is nothing to distil from."""
+    if config.teacher != TeacherConfig() or config.supernet.weights is not None:
+        return
+    name = config.phases[0].name
+    if config.mode == "student":
+        raise UserError(
+            f"phases.0: '{name}' distils from a teacher, and there is none; give one with teacher: (a "
+            "student directory, a file, timm:NAME, robustbench:NAME), or use an objective without: trades"
+        )
+    raise UserError(
+        f"phases.0: '{name}' distils from a frozen teacher, but no phase before it trains one; "
+        "begin with a phase of objective trades or with another run's weights (supernet.weights), "
+        "set teacher.mode=joint, or give a teacher from elsewhere"
+    )

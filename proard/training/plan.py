@@ -9,7 +9,6 @@ import torch
 from proard.common.distributed import world_size
 from proard.common.terminal import duration
 from proard.common.units import short
-from proard.training import phases
 from proard.training.time_estimate import seconds_left, seconds_per_step
 from proard.training.trainer import Trainer
 
@@ -57,34 +56,34 @@ def _space(trainer: Trainer) -> str:
 
 
 def _teacher(trainer: Trainer) -> str:
-    config = trainer.config
+    config, phases = trainer.config, trainer.phases
     if trainer.external is not None:
         return trainer.external.source
     if config.teacher.mode == "joint":
         return "the largest student, trained jointly"
-    wanted = [i for i, phase in enumerate(config.phases) if phases.phase_objective(config, i).needs_teacher]
+    wanted = [phase.settings.name for phase in phases if phase.objective.needs_teacher]
     refreshed = [phase.name for phase in config.phases if phase.refresh_teacher]
     if not wanted and not refreshed:
         return "none"
     anew = f", and anew before {', '.join(refreshed)}" if refreshed else ""
-    before = config.phases[wanted[0]].name if wanted else refreshed[0]
+    before = (wanted or refreshed)[0]
     return f"the largest student, frozen before phase {before}{anew}"
 
 
 def _phases(trainer: Trainer) -> list[str]:
-    config, space, lines = trainer.config, trainer.supernet.space, []
-    for index, phase in enumerate(config.phases):
-        varying = [kind for kind in phases.phase_kinds(config, index, space) if kind in space.kinds]
-        epochs = f"{phase.epochs} epoch{'s' if phase.epochs > 1 else ''}"
-        objective = f"{phase.objective.name}, attack {phases.training_attack(config, index).name}"
+    space, lines = trainer.supernet.space, []
+    for phase in trainer.phases:
+        settings = phase.settings
+        varying = [kind for kind in space.kinds if kind in phase.kinds]
+        epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}"
         if space.size == 1:
             who = "one network"
         elif not varying:
             who = "the largest student"
         else:
-            sampler = phases.phase_sampler(config, index, space)
-            who = f"{sampler.students} students per step ({phase.sampler.name}); {', '.join(varying)} vary"
-        lines.append(f"{'phases:' if not index else '':<9}{phase.name}, {epochs}: {objective}; {who}")
+            who = f"{phase.sampler().students} students per step ({settings.sampler.name}); {', '.join(varying)} vary"
+        objective = f"{settings.objective.name}, attack {phase.attack.name}"
+        lines.append(f"{'' if phase.index else 'phases:':<9}{settings.name}, {epochs}: {objective}; {who}")
     return lines
 
 

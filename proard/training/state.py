@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from proard.common.distributed import gathered, rank
-
-if TYPE_CHECKING:
-    from proard.training.trainer import Trainer
+from proard.config import Config
+from proard.runs.run import Run
+from proard.samplers import Sampler
+from proard.supernet import Supernet
+from proard.training.compute import ComputeMeter
+from proard.training.student_record import StudentRecord
+from proard.training.teachers import ExternalTeacher
 
 
 @dataclass
@@ -24,56 +29,83 @@ class Position:
     seconds: float = 0.0
 
 
-def capture(trainer: Trainer) -> dict[str, Any]:
+class Training(Protocol):
+    """The parts of a training that are saved, and those that say how."""
+
+    config: Config
+    run: Run
+    device: torch.device
+    generator: torch.Generator
+    supernet: Supernet
+    averaged: Supernet | None
+    external: ExternalTeacher | None
+    teacher: nn.Module | None
+    optimizer: torch.optim.Optimizer
+    sampler: Sampler
+    position: Position
+    record: StudentRecord
+    compute: ComputeMeter
+    best: dict[str, Any] | None
+    lowest_loss: float
+
+    def seed_generators(self, step: int) -> None:
+        """Begin to draw anew."""
+
+
+def capture(training: Training) -> dict[str, Any]:
     """All that a bit-for-bit continuation needs, and the best weights for extraction; called on all ranks together."""
-    averaged, external = trainer.averaged, trainer.external
+    averaged, external = training.averaged, training.external
+    own_teacher = None if training.teacher in (None, external) else training.teacher
     return {
-        "config": trainer.config.model_dump(mode="json"),
-        "position": asdict(trainer.position),
-        "supernet": trainer.supernet.state_dict(),
-        "averaged": None if averaged is None else averaged.state_dict(),
-        "optimizer": trainer.optimizer.state_dict(),
-        "sampler": trainer.sampler.state_dict(),
-        "teacher": None if trainer.teacher in (None, external) else trainer.teacher.state_dict(),
+        "config": training.config.model_dump(mode="json"),
+        "position": asdict(training.position),
+        "supernet": training.supernet.state_dict(),
+        "averaged": averaged and averaged.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "sampler": training.sampler.state_dict(),
+        "teacher": own_teacher and own_teacher.state_dict(),
         "teacher_file": external and {"source": external.source, "sha256": external.sha256},
-        "best": trainer.best,
-        "random": gathered(_random_state(trainer)),
-        "record": gathered(trainer.record.sums.cpu()),
-        "lowest_loss": trainer.lowest_loss,
-        "metrics_bytes": trainer.run.metrics.stat().st_size if trainer.run.metrics.exists() else 0,
-        "finished": trainer.position.phase == len(trainer.config.phases),
+        "best": training.best,
+        "random": gathered(_random_state(training)),
+        "record": gathered(training.record.sums.cpu()),
+        "compute": training.compute.state(),
+        "lowest_loss": training.lowest_loss,
+        "metrics_bytes": training.run.metrics.stat().st_size if training.run.metrics.exists() else 0,
+        "finished": training.position.phase == len(training.config.phases),
     }
 
 
-def restore(trainer: Trainer, state: dict[str, Any]) -> None:
-    """What is left of a state once the trainer stands at its phase, with the teacher that it had."""
-    trainer.supernet.load_state_dict(state["supernet"])
-    if trainer.averaged is not None:
-        trainer.averaged.load_state_dict(state["averaged"])
-    trainer.optimizer.load_state_dict(state["optimizer"])
-    trainer.sampler.load_state_dict(state["sampler"])
-    trainer.best, trainer.lowest_loss = state["best"], state["lowest_loss"]
+def restore(training: Training, state: dict[str, Any]) -> None:
+    """What is left of a state once the training stands at its phase, with the teacher that it had."""
+    training.supernet.load_state_dict(state["supernet"])
+    if training.averaged is not None:
+        training.averaged.load_state_dict(state["averaged"])
+    training.optimizer.load_state_dict(state["optimizer"])
+    training.sampler.load_state_dict(state["sampler"])
+    training.best, training.lowest_loss = state["best"], state["lowest_loss"]
+    if rank() == 0:
+        training.compute.load(state["compute"])
     processes = len(gathered(None))
     if len(state["random"]) == processes:
-        trainer.record.sums.copy_(state["record"][rank()])
-        _set_random_state(trainer, state["random"][rank()])
+        training.record.sums.copy_(state["record"][rank()])
+        _set_random_state(training, state["random"][rank()])
     else:  # another number of processes: every one keeps the joint record, and draws anew
-        trainer.record.sums.copy_(torch.stack(state["record"]).sum(0) / len(state["record"]))
-        trainer.seed_generators(state["position"]["step"])
-    if trainer.run.metrics.exists() and rank() == 0:
-        with trainer.run.metrics.open("r+b") as file:  # rows that a killed process wrote later will be written again
+        training.record.sums.copy_(torch.stack(state["record"]).sum(0) / len(state["record"]))
+        training.seed_generators(state["position"]["step"])
+    if training.run.metrics.exists() and rank() == 0:
+        with training.run.metrics.open("r+b") as file:  # rows that a killed process wrote later will be written again
             file.truncate(state["metrics_bytes"])
 
 
-def _random_state(trainer: Trainer) -> dict[str, torch.Tensor]:
-    states = {"torch": torch.get_rng_state(), "generator": trainer.generator.get_state().cpu()}
-    if trainer.device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(trainer.device)
+def _random_state(training: Training) -> dict[str, torch.Tensor]:
+    states = {"torch": torch.get_rng_state(), "generator": training.generator.get_state().cpu()}
+    if training.device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(training.device)
     return states
 
 
-def _set_random_state(trainer: Trainer, states: dict[str, torch.Tensor]) -> None:
+def _set_random_state(training: Training, states: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(states["torch"].cpu())
-    trainer.generator.set_state(states["generator"].cpu())
-    if trainer.device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"].cpu(), trainer.device)
+    training.generator.set_state(states["generator"].cpu())
+    if training.device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].cpu(), training.device)

@@ -30,11 +30,11 @@ from proard.runs.resolve import resolve
 from proard.runs.run import Run
 from proard.samplers import Sampler
 from proard.supernet import Architecture
-from proard.training import phases
-from proard.training.gradient_projection import Projection
+from proard.training.compute import SECONDS, ComputeMeter, measured_multiply_adds
 from proard.training.initial_weights import load_initial_weights, load_run_weights
 from proard.training.interruption import Interrupted, SignalWatch
 from proard.training.optimizer import learning_rate, new_optimizer
+from proard.training.phases import Phase, build_phases
 from proard.training.progress import TrainingProgress
 from proard.training.state import Position, capture, restore
 from proard.training.student_record import StudentRecord, divergence, signals
@@ -71,7 +71,7 @@ class Trainer:
         self.data = data
         self.train_images = data.train.to(self.device)
         self.supernet = components.supernet_for(config, data).to(self.device).to(memory_format=torch.channels_last)
-        phases.check_phases(config, self.supernet.space)
+        self.phases = build_phases(config, self.supernet.space)
         self.batch_size = min(config.batch_size, len(data.train))  # of all ranks together
         if self.batch_size < world_size():
             raise UserError(
@@ -90,10 +90,14 @@ class Trainer:
                 norm=config.threat.norm,
                 device=self.device,
             ).to(memory_format=torch.channels_last)
+        self.compute = ComputeMeter()
         self.validate = Validator(config, data, self.device)
         self.generator = torch.Generator(self.device)
         self.seed_generators(0)
-        self.teacher: nn.Module | None = self.external
+        self.teacher: nn.Module | None = None
+        if self.external is not None:
+            cost = measured_multiply_adds(self.external, data.input_shape, self.device)
+            self.teacher = self.compute.watch(self.external, cost, "teacher")
         self.position = Position()
         self.best: dict[str, Any] | None = None
         self.after_save: Callable[[], None] = lambda: None
@@ -155,34 +159,51 @@ class Trainer:
         self._log_epoch(progress, time.monotonic() - started, len(remaining))
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, progress: float = 1.0) -> None:
-        """One optimizer step: cut each student, train it, add its gradient back."""
+        """One optimizer step: each of its students is cut out, trained, and its gradient added back.
+
+        Args:
+            images: of the batch, or of this rank's share of it (N, C, H, W).
+            labels: (N,).
+            progress: of the phase, in [0, 1].
+        """
+        # The teacher's answers on the clean images: computed when first asked for, then remembered for all students
         images = images.contiguous(memory_format=torch.channels_last)
-        self.optimizer.zero_grad(set_to_none=False)
         teacher = None if self.teacher is None else BatchTeacher(self.teacher, images)
-        largest = self.supernet.space.largest()
-        crafted: torch.Tensor | None = None
+        crafted: torch.Tensor | None = None  # adversarial images that this step's students may share
+        self.optimizer.zero_grad(set_to_none=False)
         for drawn in self._students_of_a_step():
+            # Which student
             architecture = self._choose(drawn, teacher, images, labels, crafted)
-            student = self.supernet.student(architecture)
-            objective = self.joint if self.joint is not None and architecture == largest else self.objective
+            objective = self.objective
+            if self.joint is not None and architecture == self.supernet.space.largest():
+                objective = self.joint
+            # Cut, attack and loss
+            student = self._cut(architecture)
             batch = Batch(images, labels, self.generator, progress, self.crafting, crafted)
             with autocast(self.device, self.precision):
-                outcome = objective.outcome(student, self._teacher_of(architecture, teacher, images), batch)
+                outcome = objective.outcome(student, teacher, batch)
+            # Gradients back
             outcome.loss.backward()
             self.supernet.accumulate(student)
+            # What it leaves to the other students, to the sampler and to the record
             if objective is self.joint:
                 teacher = BatchTeacher(student, images, outcome.clean_logits)
-            if self.projection is not None and architecture == largest:
-                self._sum_gradients(len(images))
-                self.projection.largest_done()
             if crafted is None or self.crafting.source == "previous":
                 crafted = outcome.adversarial_images
             found = signals(outcome, teacher, images, labels)
             self.sampler.update(architecture, found)
             self.record.count(architecture, outcome.loss.detach(), found)
-        self._sum_gradients(len(images))
-        if self.projection is not None:
-            self.projection.join()
+        # Update
+        self._update(len(images))
+
+    def _update(self, images: int) -> None:
+        """Change the weights, and their moving average, by the summed gradients of a step's students.
+
+        Args:
+            images: of this rank; each rank counts by its part of the batch, as if one process had the whole batch.
+        """
+        gradients = [parameter.grad for parameter in self.supernet.parameters() if parameter.grad is not None]
+        sum_over_ranks(gradients, images / self.batch_size)
         if self.config.optimizer.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.supernet.parameters(), self.config.optimizer.gradient_clip)
         self.optimizer.step()
@@ -191,22 +212,15 @@ class Trainer:
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.averaged.parameters()), list(self.supernet.parameters()), 1 - decay)
 
-    def _sum_gradients(self, images: int) -> None:
-        """Over the ranks, each by its part of the batch: what one process would have with the whole batch."""
-        gradients = [parameter.grad for parameter in self.supernet.parameters() if parameter.grad is not None]
-        sum_over_ranks(gradients, images / self.batch_size)
-
     def _students_of_a_step(self) -> list[Architecture]:
         """What the sampler draws, in the order in which it trains."""
         space = self.supernet.space
         drawn = self.sampler.sample(self.position.epoch * self.sampler.steps_per_epoch + self.position.batch)
         drawn = [drawn[index] for index in self.crafting.order([space.cost(a).multiply_adds for a in drawn])]
-        if self.joint is None and self.projection is None:
+        if self.joint is None:
             return drawn
-        # The largest comes first: it is the others' teacher in this step, or its gradient is put aside.
-        return sorted(
-            [space.largest(), *drawn] if self.joint is not None else drawn, key=lambda a: a != space.largest()
-        )
+        # The largest comes first: it is the others' teacher in this step.
+        return list(dict.fromkeys([space.largest(), *drawn]))
 
     def _choose(
         self,
@@ -222,51 +236,49 @@ class Trainer:
             return drawn
         seen = crafted[: self.sampler.scored_images]
         with torch.no_grad(), autocast(self.device, self.precision):
-            found = [divergence(self.supernet.student(a)(seen), teacher, images, labels) for a in candidates]
+            found = [divergence(self._cut(a, "candidates")(seen), teacher, images, labels) for a in candidates]
         return self.sampler.choose(candidates, mean_over_ranks(torch.stack(found)).tolist())
 
-    def _teacher_of(
-        self, architecture: Architecture, teacher: BatchTeacher | None, images: torch.Tensor
-    ) -> BatchTeacher | None:
-        """The step's teacher; the smallest student may have the averaged supernet's largest for its own."""
-        space = self.supernet.space
-        if self.averaged is None or self.config.teacher.smallest == "same" or architecture != self.smallest:
-            return teacher
-        return BatchTeacher(self.averaged.student(space.largest()).eval(), images)
+    def _cut(self, architecture: Architecture, purpose: str | None = None) -> nn.Module:
+        """A student whose passes are counted."""
+        cost = self.supernet.space.cost(architecture).multiply_adds
+        return self.compute.watch(self.supernet.student(architecture), cost, purpose)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Phases
 
     @property
+    def _stage(self) -> Phase:
+        """The current phase with its parts; after the end, the last one."""
+        return self.phases[min(self.position.phase, len(self.phases) - 1)]
+
+    @property
     def phase(self) -> PhaseConfig:
-        """The current phase's configuration; after the end, the last phase's."""
-        return self.config.phases[min(self.position.phase, len(self.config.phases) - 1)]
+        """The current phase's section of the configuration; after the end, the last phase's."""
+        return self._stage.settings
 
     def _begin_phase(self) -> None:
-        """Unlock decisions, sort channels for them, and start a new optimizer."""
-        index = min(self.position.phase, len(self.config.phases) - 1)
-        space = self.supernet.space
-        if self.position.epoch == 0:
-            kinds = set(phases.phase_kinds(self.config, index, space))
-            unlocked = set(phases.phase_kinds(self.config, index - 1, space)) if index else set()
-            if self.config.sort_channels:
-                self.supernet.sort_channels(kinds - unlocked, unlocked)
-            self.supernet.begin_private(kinds)
-        self.objective: Objective = phases.phase_objective(self.config, index)
-        self.joint = phases.joint_objective(self.config, index) if self.config.teacher.mode == "joint" else None
-        self.sampler: Sampler = phases.phase_sampler(self.config, index, space, len(self._batches()))
-        self.crafting = phases.phase_crafting(self.config, index)
-        part = phases.phase_space(self.config, index, space)
-        self.smallest, self.record = part.smallest(), StudentRecord(part, self.device)
-        wanted = self.objective.needs_teacher or self.config.phases[index].refresh_teacher
+        """Unlock decisions, sort channels for them, and start a new optimizer and sampler."""
+        stage = self._stage
+        if self.position.epoch == 0 and self.config.sort_channels:
+            unlocked = self.phases[stage.index - 1].kinds if stage.index else set()
+            self.supernet.sort_channels(stage.kinds - unlocked, unlocked)
+        self.objective: Objective = stage.objective
+        self.joint, self.crafting = stage.joint, stage.crafting
+        self.sampler: Sampler = stage.sampler(len(self._batches()))
+        self.record = StudentRecord(stage.space, self.device)
+        wanted = self.objective.needs_teacher or self.phase.refresh_teacher
         if wanted and self.joint is None and self.teacher is None:
-            self.teacher = freeze_largest(self.supernet, self.validate.calibration)
+            self._learn_from(freeze_largest(self.supernet, self.validate.calibration))
         self.optimizer = new_optimizer(self.config.optimizer, self.supernet)
-        project = self.config.phases[index].gradients == "project"
-        self.projection = Projection(self.supernet.parameters()) if project else None
         self.averaged = copy.deepcopy(self.supernet) if self.config.ema_decay is not None else None
         self.best = None
         self.lowest_loss = float("inf")
+
+    def _learn_from(self, largest: nn.Module) -> None:
+        """Take a frozen largest student for the teacher."""
+        cost = self.supernet.space.cost(self.supernet.space.largest()).multiply_adds
+        self.teacher = self.compute.watch(largest, cost, "teacher")
 
     def _end_phase(self) -> None:
         """Continue from the phase's best weights, by validation robust accuracy."""
@@ -285,12 +297,11 @@ class Trainer:
         """Measure the handful of students; remember the weights if their mean robust accuracy is the best so far."""
         started = time.monotonic()
         measured = self.averaged or self.supernet
-        space = phases.phase_space(self.config, self.position.phase, self.supernet.space)
         attack = self.validate.attack.name
-        chosen = self.validate.students(space)
+        chosen = self.validate.students(self._stage.space)
         found: dict[str, Any] = {}
         for name in list(chosen)[rank() :: world_size()]:
-            result = self.validate(measured, chosen[name])
+            result = self.validate(measured, chosen[name], self.compute)
             found[name] = {
                 "clean": result.clean.value,
                 "robust": result.robust[attack].value,
@@ -302,7 +313,14 @@ class Trainer:
         if self.best is None or robust > self.best["robust"]:
             weights = {name: tensor.detach().cpu().clone() for name, tensor in measured.state_dict().items()}
             self.best = {"weights": weights, "robust": robust, "phase": self.phase.name, "epoch": self.position.epoch}
-        self._log("validation", attack=attack, robust=robust, students=students, seconds=time.monotonic() - started)
+        self._log(
+            "validation",
+            attack=attack,
+            robust=robust,
+            students=students,
+            seconds=time.monotonic() - started,
+            **self._spent(),
+        )
         shown = ", ".join(f"{n} {100 * s['clean']:.1f}/{100 * s['robust']:.1f}" for n, s in students.items())
         progress.line(f"  validation, clean/{attack} %: {shown}")
 
@@ -340,12 +358,18 @@ class Trainer:
             peak_memory_bytes=peak_memory(self.device),
             steps=steps,
             bins=self.record.rows(),
+            **self._spent(),
         )
         shown = ", ".join(f"{name} {value:.3f}" for name, value in means.items() if value is not None)
         progress.epoch(
             f"{self.phase.name} {self.position.epoch + 1}/{self.phase.epochs}: {shown}, {images:.0f} images/s"
         )
         self.record.sums.zero_()
+
+    def _spent(self) -> dict[str, Any]:
+        """Multiply-adds by purpose, and processor seconds, since the last row of metrics; over all ranks."""
+        spent = self.compute.take()
+        return {SECONDS: spent.pop(SECONDS), "compute": {name: value for name, value in spent.items() if value}}
 
     def _log(self, kind: str, **values: Any) -> None:
         at = {"kind": kind, "phase": self.phase.name, "epoch": self.position.epoch, "step": self.position.step}
@@ -372,7 +396,7 @@ class Trainer:
             check_same_teacher(state, self.external.source, self.external.sha256)
         self.position = Position(**state["position"])
         if state["teacher"] is not None:
-            self.teacher = restore_largest(self.supernet, state["teacher"])
+            self._learn_from(restore_largest(self.supernet, state["teacher"]))
         self._begin_phase()
         restore(self, state)
 

@@ -12,6 +12,7 @@ from proard.evaluation.accuracy import Measurement, measure
 from proard.runs import components
 from proard.runs.components import calibration_batches, evaluation_batches, threat_model
 from proard.supernet import Architecture, SearchSpace, Supernet
+from proard.training.compute import ComputeMeter
 
 
 class Validator:
@@ -39,7 +40,16 @@ class Validator:
         first_name = {architecture: name for name, architecture in reversed(named.items())}
         return {name: architecture for name, architecture in named.items() if first_name[architecture] == name}
 
-    def __call__(self, supernet: Supernet, architecture: Architecture) -> Measurement:
-        """Clean accuracy, and robust accuracy under the attack of `validation.attack`."""
+    def __call__(self, supernet: Supernet, architecture: Architecture, compute: ComputeMeter) -> Measurement:
+        """Clean accuracy, and robust accuracy under the attack of `validation.attack`.
+
+        Args:
+            supernet: to cut from.
+            architecture: of the student.
+            compute: counts what it takes.
+        """
         student = supernet.extract(architecture, self.calibration)
+        cost = supernet.space.cost(architecture).multiply_adds
+        compute.spent["validation"] += float(cost * sum(map(len, self.calibration)))
+        compute.watch(student, cost, "validation")
         return measure(student, self._batches, {self.attack.name: self.attack}, seed=self.seed)

@@ -9,9 +9,10 @@ from components import REGISTRIES, options, summary
 from markup import plain, table_row
 from pydantic import BaseModel, TypeAdapter
 
-from proard.common.registry import adapter
+from proard.common.registry import adapter, is_model
 from proard.config import AttackConfig, Component, Config
 from proard.config.schema import PGDOptions
+from proard.data import data_sets
 
 NAMED = {  # kinds of components: the heading of their options, and how the type of a key that takes one is written
     "family": ("Families: keys of `supernet`", "a [family](#families)"),
@@ -72,7 +73,7 @@ def paragraphs(model: type[BaseModel]) -> str:
 
 def section(annotation: Any) -> type[BaseModel] | None:
     """The model inside an annotation, if there is one: of a section, an optional one, or a list of them."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if is_model(annotation):
         return annotation
     return next(filter(None, map(section, get_args(annotation))), None)
 
@@ -99,6 +100,8 @@ def kind(schema: dict[str, Any], name: str, place: str, inside: type[BaseModel] 
         return f"list of [sections](#{anchor(within)})" if name == "phases" else link
     if name == "family":
         return NAMED["family"][1]
+    if (place, name) == ("data", "name"):
+        return f"{', '.join(f'`{known}`' for known in data_sets.names())}, or one of your own"
     return words(schema)
 
 

@@ -17,6 +17,7 @@ from pydantic.json_schema import PydanticInvalidForJsonSchema
 from proard.common.registry import adapter
 from proard.config import Component, Config
 from proard.config.schema import PGDOptions
+from proard.data import data_sets
 
 FILE = Path(__file__).resolve().parents[2] / "configs" / "schema.json"
 NUMBER = r"^\s*[-+._\deE]+(\s*/\s*[-+._\deE]+)?\s*$"  # text such as 8/255, or 1e-3, which is text in YAML 1.1
@@ -33,6 +34,8 @@ def schema() -> dict[str, Any]:
     for kind, name in SECTIONS.items():
         definitions[name] = component(kind)
     definitions["SupernetConfig"] = supernet(definitions["SupernetConfig"])
+    data = definitions["DataConfig"]["properties"]
+    data["name"] = known(data_sets.names(), data["name"]["description"])
     phase = definitions["PhaseConfig"]["properties"]
     for kind in ("objective", "sampler", "crafting"):
         phase[kind]["$ref"] = reference(kind)

@@ -78,9 +78,16 @@ def check_script(text: str) -> None:
         check(found.split("$(")[0])
 
 
-def extras(text: str) -> list[str]:
-    """The extras that a text asks pip for: ``proard[report,onnx]``, ``-e '.[dev]'``."""
-    return [name for names in re.findall(r"(?:\bproard|['\" ]\.)\[([\w,-]+)\]", text) for name in names.split(",")]
+def extras(text: str) -> list[list[str]]:
+    """The extras that a text asks pip for at once: ``proard[report,onnx]``, ``-e '.[dev]'``."""
+    return [names.split(",") for names in re.findall(r"(?:\bproard|['\" ]\.)\[([\w,-]+)\]", text)]
+
+
+def project_extras() -> set[str]:
+    """The extras that pyproject.toml defines."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    section = project.split("[project.optional-dependencies]\n")[1].split("\n[")[0]  # tomllib needs Python 3.11
+    return set(re.findall(r"^([\w-]+) = \[", section, re.MULTILINE))
 
 
 def _simple_commands(command: str) -> Iterator[list[str]]:

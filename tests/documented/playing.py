@@ -28,7 +28,7 @@ from proard.common.errors import UserError
 from proard.config import Config, SupernetConfig, packaged_configs, parse_config
 from proard.runs.components import supernet_for
 from proard.supernet import build_supernet
-from proard.training.phases import check_phases
+from proard.training.phases import build_phases
 
 SHELL = re.compile(r"[|&;<>`$]|^\w+=")  # only a shell understands these
 PROCESSES = re.compile(r"(--nproc[-_]per[-_]node[ =])\d+")
@@ -178,21 +178,14 @@ def build_section(values: dict[str, Any], text: str) -> None:
     said = re.search(r"\bat (\d+)x(\d+)x(\d+)\b", text)
     shape = tuple(map(int, said.groups())) if said else (3, 32, 32)
     config = SupernetConfig.model_validate(values)
-    build_supernet(
-        config.family,
-        num_classes=10,
-        input_shape=shape,
-        classifiers=config.classifiers,
-        batch_norms=config.batch_norms,
-        **config.options,
-    )
+    build_supernet(config.family, num_classes=10, input_shape=shape, **config.options)
 
 
 def build_configuration(config: Config) -> None:
     """Build the network, objectives, samplers and attacks of a configuration, for images of its shape."""
     shape = SHAPES.get(config.data.name, (3, config.data.image_size or 32, config.data.image_size or 32))
     data: Any = SimpleNamespace(num_classes=10, input_shape=shape, mean=(0.5,) * shape[0], std=(0.25,) * shape[0])
-    check_phases(config, supernet_for(config, data).space)
+    build_phases(config, supernet_for(config, data).space)
 
 
 def _faults(place: Any, check: Callable[[], None]) -> list[str]:

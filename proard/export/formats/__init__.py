@@ -13,6 +13,8 @@ from proard.export.formats.safetensors import Safetensors
 FORMATS: dict[str, Format] = {
     entry.name: entry for entry in (Safetensors(), Pt2(), Onnx(), OnnxInt8(), Pt2Int8(), ExecuTorch())
 }
-"""By the name that ``--format`` takes. Any callable (student, example, path) may be added: it is written, not run."""
+"""By the name that ``--format`` takes. One of your own is added under its name: ``FORMATS["mine"] = Mine()``.
+
+A plain function of (student, example, path) may be added too: the file ``student.NAME`` is written, and never run."""
 
 __all__ = ["FORMATS", "ExportError", "Format", "FormatChecks", "Runner", "Source", "evaluate_formats"]

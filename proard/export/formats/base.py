@@ -67,7 +67,7 @@ class Runner(nn.Module):
         self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """See the class."""
+        """Logits of images, however many: where the file takes one batch size alone, in batches of that size."""
         x = images.detach().float().cpu().contiguous()
         if self.batch is None:
             return self.run(x).to(images.device)
@@ -79,7 +79,7 @@ class Runner(nn.Module):
 
 
 class Format(ABC):
-    """A kind of file.
+    """A kind of file that a student can be written to: how it is written, and how the written file is run.
 
     Attributes:
         name: what ``--format`` takes.
@@ -97,7 +97,7 @@ class Format(ABC):
 
     @abstractmethod
     def write(self, source: Source, path: Path) -> dict[str, Any]:
-        """Write the file.
+        """Write the student to a file.
 
         Returns:
             What a person who runs it should know, for the card: opset, batch size, how it was quantised.
@@ -108,7 +108,7 @@ class Format(ABC):
 
     @abstractmethod
     def load(self, path: Path) -> Runner:
-        """The written file, to be run."""
+        """The written file as a network, to be measured."""
 
     def surrogate(self, source: Source) -> nn.Module | None:
         """What computes as the file does and has gradients with respect to images; None for the student itself."""

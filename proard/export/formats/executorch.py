@@ -25,7 +25,7 @@ class ExecuTorch(Format):
     extra = "executorch"
 
     def write(self, source: Source, path: Path) -> dict[str, Any]:
-        """Written, run and compared with the student on the calibration images."""
+        """Write the program, run it, and compare it with the student on the calibration images."""
         batch = source.static_batch or 1
         program = exported(self.name, source.student, source.example, batch)
         try:
@@ -43,7 +43,7 @@ class ExecuTorch(Format):
         return {"backend": "XNNPACK", "batch": batch, "checked": checked}
 
     def load(self, path: Path) -> Runner:
-        """See `Format`."""
+        """The written file, run by ExecuTorch."""
         from executorch.runtime import Runtime
 
         program = Runtime.get().load_program(path)

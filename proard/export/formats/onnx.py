@@ -27,7 +27,7 @@ class Onnx(Format):
     extra = "onnx"
 
     def write(self, source: Source, path: Path) -> dict[str, Any]:
-        """Written, loaded into onnxruntime and compared with the student on the calibration images."""
+        """Write the model, load it into onnxruntime, and compare it with the student on the calibration images."""
         model = onnx_model(self.name, source.student, source)
         save(self.name, model, path)
         with torch.no_grad():
@@ -36,7 +36,7 @@ class Onnx(Format):
         return {**described(model, source), "checked": {"images": len(expected), "max_logit_difference": difference}}
 
     def load(self, path: Path) -> Runner:
-        """See `Format`; on the CPU."""
+        """The written model, run by onnxruntime on the CPU."""
         return session_runner(path)
 
 

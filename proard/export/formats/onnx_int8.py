@@ -23,7 +23,7 @@ class OnnxInt8(Format):
     int8 = True
 
     def write(self, source: Source, path: Path) -> dict[str, Any]:
-        """Written and loaded into onnxruntime."""
+        """Write the model, and check that onnxruntime runs it to finite logits."""
         # Not optimised: folding constants would turn the int8 weights back into float32.
         model = onnx_model(self.name, source.quantised.network, source, optimise=False)
         _tidy(model)
@@ -33,7 +33,7 @@ class OnnxInt8(Format):
         return {**described(model, source), "representation": "QDQ", **source.quantised.settings}
 
     def load(self, path: Path) -> Runner:
-        """See `Format`; on the CPU."""
+        """The written model, run by onnxruntime on the CPU."""
         return session_runner(path)
 
 

@@ -21,12 +21,12 @@ class Pt2(Format):
     file = "student.pt2"
 
     def write(self, source: Source, path: Path) -> dict[str, Any]:
-        """See `Format`."""
+        """Write the student as a torch.export program."""
         torch.export.save(exported(self.name, source.student, source.example), path)
         return {"batch": "any", "torch": torch.__version__}
 
     def load(self, path: Path) -> Runner:
-        """See `Format`."""
+        """The written program, run by PyTorch."""
         return program_runner(path)
 
 

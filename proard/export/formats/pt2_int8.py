@@ -29,11 +29,11 @@ class Pt2Int8(Format):
     int8 = True
 
     def write(self, source: Source, path: Path) -> dict[str, Any]:
-        """See `Format`."""
+        """Write the int8 student as a torch.export program."""
         torch.export.save(exported(self.name, source.quantised.network, source.example), path)
         return {"batch": "any", "torch": torch.__version__, "needs_import": OPERATORS, **source.quantised.settings}
 
     def load(self, path: Path) -> Runner:
-        """See `Format`."""
+        """The written program, run by PyTorch."""
         import_module(OPERATORS)
         return program_runner(path)

@@ -45,7 +45,7 @@ PLAIN = (*MOVES, "getitem", "dropout", "contiguous", "quantize", "dequantize", "
 
 @dataclass(frozen=True)
 class Quantised:
-    """A student in int8.
+    """A student in int8, as a graph that quantises and dequantises explicitly.
 
     Attributes:
         network: a graph of float operators between explicit quantisations and dequantisations, with int8 weights.
@@ -87,7 +87,7 @@ class _Straight(nn.Module):
 
 
 def quantise(student: nn.Module, images: torch.Tensor) -> Quantised:
-    """Quantise a calibrated student.
+    """The int8 network of a calibrated student.
 
     Args:
         student: on the CPU, in evaluation mode; not changed.
@@ -239,7 +239,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        """Passes the gradient on."""
+        """The gradient of what was rounded, where the activation that the clamp replaced is active; else zero."""
         gradient = gradients[0] if ctx.active is None else gradients[0] * ctx.active
         return gradient / ctx.scale, None, None, None, None, None
 
@@ -251,5 +251,5 @@ def _round_straight_through(
 
 
 def _scaled(x: torch.Tensor, scale: float, zero: int, *_: Any, **__: Any) -> torch.Tensor:
-    """``dequantize_per_tensor``."""
+    """What ``dequantize_per_tensor`` computes: float numbers for integers."""
     return (x - zero) * scale

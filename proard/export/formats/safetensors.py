@@ -15,9 +15,9 @@ class Safetensors(Format):
     file = "student.safetensors"
 
     def write(self, source: Source, path: Path) -> dict[str, Any]:
-        """Nothing: the student directory has the file already."""
+        """Write nothing: the student directory has the file already."""
         return {}
 
     def load(self, path: Path) -> Runner:
-        """Not to be run."""
+        """Refused: weights alone cannot be run."""
         raise NotImplementedError("proard.load_student loads safetensors")

@@ -13,7 +13,7 @@ USAGE = "python -m proard.runs.trackers RUN NAME [OPTION=VALUE ...], such as run
 
 
 def main(arguments: list[str]) -> int:
-    """Exit codes are those of `proard`: 0 done, 2 the input is wrong, 1 anything else."""
+    """Replay a run to a tracker; exit codes are those of `proard`: 0 done, 2 the input is wrong, 1 anything else."""
     try:
         if len(arguments) < 2 or not all("=" in text for text in arguments[2:]):
             raise UserError(USAGE)

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from proard.config import Config
 from proard.common.errors import UserError
 from proard.common.registry import Registry
+from proard.config import Config
 
 PLACES = ("kind", "phase", "epoch", "step", "steps")  # of a row: where in the training it is, no result
 

@@ -32,7 +32,7 @@ class MLflow(Tracker):
         self.experiment = experiment
 
     def start(self, run: Path, config: Config) -> None:
-        """See `Tracker`."""
+        """Open the run on the server or in the run directory, with the configuration as parameters if it is new."""
         place = self.uri or os.environ.get("MLFLOW_TRACKING_URI")
         defaults = {
             "MLFLOW_DISABLE_TELEMETRY": "true",  # read at import
@@ -61,7 +61,7 @@ class MLflow(Tracker):
         self.state["run_id"] = created
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """See `Tracker`."""
+        """Log the numbers of a row at its step."""
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
@@ -69,7 +69,7 @@ class MLflow(Tracker):
         self.client.log_batch(self.state["run_id"], metrics=metrics)
 
     def finish(self, complete: bool) -> None:
-        """See `Tracker`."""
+        """Close the run, as finished or as interrupted."""
         self.client.set_terminated(self.state["run_id"], "FINISHED" if complete else "KILLED")
 
 
@@ -82,5 +82,5 @@ def flat(value: Any, at: str = "") -> list[tuple[str, Any]]:
 
 
 def _name(name: str) -> str:
-    """With the letters that MLflow takes."""
+    """The name with an underscore for every character that MLflow refuses."""
     return re.sub(r"[^\w\-. :/]", "_", name)

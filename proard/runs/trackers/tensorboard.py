@@ -17,7 +17,7 @@ class TensorBoard(Tracker):
     package = "tensorboard"
 
     def start(self, run: Path, config: Config) -> None:
-        """See `Tracker`."""
+        """Open event files in the run directory, after the last step that is known to have arrived."""
         from torch.utils.tensorboard import SummaryWriter
 
         last = self.state.get("step")
@@ -28,12 +28,12 @@ class TensorBoard(Tracker):
             self.writer.add_text("config", indented, 0)
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """See `Tracker`."""
+        """Log the numbers of a row at its step, and remember the step."""
         for name, value in scalars(row).items():
             self.writer.add_scalar(name, value, row["step"])
         self.writer.flush()
         self.state["step"] = row["step"]
 
     def finish(self, complete: bool) -> None:
-        """See `Tracker`."""
+        """Close the event files."""
         self.writer.close()

@@ -16,10 +16,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from proard.config import Component, Config
 from proard.common.errors import Stopped, UserError
 from proard.common.files import RunLock, write_json
 from proard.common.registry import import_modules
+from proard.config import Component, Config
 from proard.runs.run import Run, read_metrics
 from proard.runs.trackers.base import Tracker, trackers
 
@@ -91,7 +91,7 @@ class Tracking:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Finish them."""
+        """Let every tracker finish."""
         for name, tracker in list(self.active.items()):
             self._guarded(name, tracker.finish, kind is None)
 

@@ -35,7 +35,7 @@ class WeightsAndBiases(Tracker):
         self.entity = entity
 
     def start(self, run: Path, config: Config) -> None:
-        """See `Tracker`."""
+        """Open the W&B run, or the one of an earlier process again."""
         # Reports of its own crashes go to a third party otherwise, also from a run that is offline.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
@@ -56,9 +56,9 @@ class WeightsAndBiases(Tracker):
         )
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """See `Tracker`."""
+        """Log the numbers of a row at its step."""
         self.run.log({**scalars(row), "epoch": row["epoch"]}, step=row["step"])
 
     def finish(self, complete: bool) -> None:
-        """See `Tracker`."""
+        """Close the W&B run, as successful or not."""
         self.run.finish(exit_code=0 if complete else 1)

@@ -164,7 +164,7 @@ def import_timm() -> ModuleType:
     try:
         import timm
     except ImportError:
-        raise UserError("a timm model needs the package 'timm'; pip install 'proard[teachers]'") from None
+        raise UserError("a timm model needs the package 'timm'; pip install 'proard[timm]'") from None
     return timm
 
 

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from torch import nn
@@ -55,10 +59,7 @@ def load(request: Request, file: Path | None) -> nn.Module:
     Raises:
         UserError: the package is missing, it has no such model, or the weights cannot be loaded or downloaded.
     """
-    try:
-        from robustbench.utils import load_model
-    except ImportError:
-        raise UserError("needs the package 'robustbench'; pip install 'proard[teachers]'") from None
+    load_model = _import_load_model()
     data, threat, name = _name(request)
     registered = f"{name}_{data}_{threat}".lower().replace("-", "_")  # with timm, which would download its weights
     if not request.config.pretrained and import_timm().is_model(registered):
@@ -80,3 +81,19 @@ def load(request: Request, file: Path | None) -> nn.Module:
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"cannot be loaded or downloaded ({reason})") from error
+
+
+def _import_load_model() -> Callable[..., nn.Module]:
+    """RobustBench's function.
+
+    Raises:
+        UserError: the package is missing, or something that it imports.
+    """
+    # RobustBench 1.1.1 imports `autoattack`, and installs it under its newer name.
+    if find_spec("autoattack") is None and find_spec("pyautoattack") is not None:
+        sys.modules["autoattack"] = import_module("pyautoattack")
+    try:
+        from robustbench.utils import load_model
+    except ImportError as error:
+        raise UserError(f"needs the package 'robustbench'; pip install 'proard[robustbench]' ({error})") from None
+    return load_model
