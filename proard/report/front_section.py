@@ -13,6 +13,7 @@ from proard.common.units import short
 from proard.report.figures import front_plot, scored
 from proard.report.plots import Plots, percent
 from proard.report.run_contents import BUDGETS, COSTS, Student, Subject, best_within
+from proard.supernet import Decision
 
 CONTROL = """
 <div class="budget" id="budget">
@@ -72,38 +73,34 @@ def choice(subject: Subject, plots: Plots) -> tuple[str, dict[str, Any]]:
 
 
 def _data(subject: Subject, candidates: Sequence[Student], best: Mapping[str, Sequence[Student]]) -> dict[str, Any]:
-    """The candidates in order, with more about those that some budget leads to."""
-    choosable = {id(student) for students in best.values() for student in students}
+    """The students that some budget leads to, and for each cost from which limit on it leads to which of them."""
+    students = list({id(student): student for found in best.values() for student in found}.values())
+    place = {id(student): number for number, student in enumerate(students)}
+    costs = {cost: sorted(s.costs[cost] for s in candidates if s.validation and cost in s.costs) for cost in best}
     tested = {_key(student): student for student in subject.students if student.architecture and not student.alone}
-    decisions = subject.decisions
-    pictures: list[str] = []
-    rows = []
-    for student in candidates:
-        if student.validation is None:
-            continue
-        row: dict[str, Any] = {
-            "name": student.name,
-            "costs": {cost: student.costs[cost] for cost in COSTS if cost in student.costs},
-            "robust": student.validation.robust,
-            "clean": student.validation.clean,
-            "facts": [],
-            "picture": None,
-        }
-        if id(student) in choosable:
-            row["facts"] = _facts(student, tested.get(_key(student)))
-            if student.architecture and decisions:
-                row["picture"] = len(pictures)
-                pictures.append(stages_svg(decisions, student.architecture))
-        rows.append(row)
-    costs = {cost: [row["costs"][cost] for row in rows if cost in row["costs"]] for cost in best}
     return {
-        "students": rows,
-        "pictures": pictures,
+        "students": [_row(student, tested.get(_key(student)), subject.decisions) for student in students],
+        "steps": {
+            cost: [[student.costs[cost], place[id(student)]] for student in found] for cost, found in best.items()
+        },
         "run": shlex.quote(str(subject.run.path)),
         "options": BUDGETS,
         "nouns": COSTS,
-        "ranges": {cost: [min(values), max(values)] for cost, values in costs.items()},
-        "initial": {cost: short(sorted(values)[len(values) // 2], up=True) for cost, values in costs.items()},
+        "ranges": {cost: [values[0], values[-1]] for cost, values in costs.items()},
+        "initial": {cost: short(values[len(values) // 2], up=True) for cost, values in costs.items()},
+    }
+
+
+def _row(student: Student, extracted: Student | None, decisions: Sequence[Decision]) -> dict[str, Any]:
+    """What the page shows of a student that was chosen."""
+    assert student.validation is not None
+    return {
+        "name": student.name,
+        "costs": {cost: student.costs[cost] for cost in COSTS if cost in student.costs},
+        "robust": student.validation.robust,
+        "clean": student.validation.clean,
+        "facts": _facts(student, extracted),
+        "picture": stages_svg(decisions, student.architecture) if student.architecture and decisions else "",
     }
 
 
