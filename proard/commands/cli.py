@@ -18,6 +18,7 @@ import typer
 from proard.commands import options
 from proard.commands.exit_code import exit_code
 from proard.common.budget_kinds import KINDS, PLAIN
+from proard.common.errors import reason
 from proard.common.progress import lines_on_standard_error
 from proard.common.terminal import say
 from proard.common.version import __version__
@@ -81,7 +82,7 @@ def train(
         if plot := write_sampling_plot(path):
             say(f"sampled: {plot}")
     except Exception as error:  # whatever it is: the training has ended well
-        say(f"sampled: no plot ({' '.join(str(error).split()) or type(error).__name__})")
+        say(f"sampled: no plot ({reason(error)})")
     say(f"next:    proard extract --run {path}{typical_budget(Run(path))}")
 
 

@@ -18,7 +18,7 @@ from proard.attacks.presets import attack_as_dict, attack_from_dict, named_attac
 from proard.commands.results import MeasuredStudent, Results
 from proard.common.device import resolve_device
 from proard.common.distributed import rank, world_size
-from proard.common.errors import UserError, nearest
+from proard.common.errors import UserError, nearest, reason
 from proard.common.files import write_json
 from proard.common.progress import Progress
 from proard.common.version import __version__
@@ -148,7 +148,7 @@ class _Evaluator:
 
     Attributes:
         loaded: images, which the students of one run share.
-        teachers: likewise.
+        teachers: those of ``--teacher``, by the images that they were checked with.
     """
 
     attacks: Sequence[str]
@@ -240,8 +240,7 @@ def _recorded(card: dict[str, Any], folder: Path) -> tuple[DataConfig, list[Atta
             raise ValueError("no attack is recorded")
         return DataConfig.model_validate(card["data"]), attacks, int(evaluation["seed"]), evaluation["limit"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"student {folder / CARD}: its data or evaluation are damaged ({reason})") from error
+        raise UserError(f"student {folder / CARD}: its data or evaluation are damaged ({reason(error)})") from error
 
 
 def _test_data(settings: DataConfig, data_root: str | Path | None) -> DataSplits:

@@ -129,7 +129,7 @@ class Extractor(TrainedRun):
         self._table: LatencyTable | None = None
 
     def use_latency(self, table: LatencyTable) -> None:
-        """Know every student's latency too."""
+        """Predict every student's latency with a table, so that it counts among its costs."""
         self._table, self.space = table, with_latency(self.supernet.space, table)
 
     @cached_property
@@ -226,8 +226,8 @@ class Extractor(TrainedRun):
 
         Args:
             path: of the directory.
-            network: of the architecture.
-            architecture: see above.
+            network: that was calibrated.
+            architecture: of the network.
             formats: beside those that are always written.
             about: further entries of its card, such as ``budget``.
             split: whose images it is measured on.

@@ -49,21 +49,21 @@ def among(names: Iterable[str]) -> Callable[[str], list[str]]:
 
 
 def packaged(incomplete: str) -> list[str]:
-    """Packaged configurations."""
+    """A completion with the packaged configurations."""
     from proard.config import packaged_configs
 
     return [name for name in packaged_configs() if name.startswith(incomplete)]
 
 
 def configs(incomplete: str) -> list[str]:
-    """Packaged configurations, and YAML files."""
+    """A completion with the packaged configurations, and YAML files."""
     folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
     files = [path for path in _entries(folder) if path.suffix in (".yaml", ".yml")]
     return [*packaged(incomplete), *(name for name in map(str, files) if name.startswith(incomplete))]
 
 
 def overrides(incomplete: str) -> list[str]:
-    """Keys of a configuration, one level at a time, and the families behind ``supernet.family=``."""
+    """A completion with keys of a configuration, one level at a time, and the families behind ``supernet.family=``."""
     from pydantic import BaseModel
 
     from proard.common.registry import is_model
@@ -86,13 +86,13 @@ def overrides(incomplete: str) -> list[str]:
 
 
 def runs(incomplete: str) -> list[str]:
-    """Run directories in ``runs/``."""
+    """A completion with the run directories in ``runs/``."""
     found = [path.parent for path in sorted(Path("runs").glob("*/config.yaml"))]
     return [name for name in map(str, found) if name.startswith(incomplete)]
 
 
 def students(incomplete: str) -> list[str]:
-    """Student directories of the runs in ``runs/``, and those runs."""
+    """A completion with the student directories of the runs in ``runs/``, and those runs."""
     found = [path.parent for path in sorted(Path("runs").glob("*/students/*/student.json"))]
     return [*(name for name in map(str, found) if name.startswith(incomplete)), *runs(incomplete)]
 

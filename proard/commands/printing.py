@@ -148,7 +148,7 @@ def _latency(card: dict[str, Any]) -> str:
 
 
 def _compared(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """A row for every budget."""
+    """A table's rows, one for each budget."""
     rows = []
     for row in comparisons:
         pairs = {

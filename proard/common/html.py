@@ -8,7 +8,7 @@ from html import escape
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """A paragraph, of a class of the style."""
+    """A paragraph, in HTML, of a class of the style."""
     return f"<p{_class(kind)}>{escape(text)}</p>"
 
 
@@ -18,7 +18,7 @@ def block(*parts: str) -> str:
 
 
 def lines(texts: Iterable[str]) -> str:
-    """Small text, in lines."""
+    """Texts below each other, small and pale."""
     return f'<div style="font-size:90%;line-height:1.4;opacity:.8">{"<br>".join(map(escape, texts))}</div>'
 
 
@@ -29,7 +29,7 @@ def picture(svg: str, text: str) -> str:
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:
-    """Terms and values."""
+    """A list of terms and their values."""
     body = "".join(f"<dt>{escape(term)}</dt><dd>{escape(value)}</dd>" for term, value in rows)
     return f'<dl class="facts">{body}</dl>'
 
@@ -50,7 +50,7 @@ def details(title: str, inside: str, *, is_open: bool = False) -> str:
 
 
 def preformatted(text: str) -> str:
-    """Text with its line ends."""
+    """A text that keeps its line ends."""
     return f"<pre>{escape(text)}</pre>"
 
 

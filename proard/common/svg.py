@@ -38,8 +38,8 @@ class Bar:
     """A block, or another part with a width of its own.
 
     Attributes:
-        width: relative to the largest student's, in (0, 1].
-        expand: likewise.
+        width: of what leaves it, relative to the largest student's, in (0, 1].
+        expand: breadth inside of it, relative to the largest student's, in (0, 1].
         present: whether the student has it.
         notes: the values of all other decisions, such as a kernel's side.
     """
@@ -126,7 +126,7 @@ def stages_svg(decisions: Sequence[Choice], architecture: Mapping[str, float]) -
 
 
 def _rectangle(kind: str, left: float, width: float, height: float) -> str:
-    """On the common ground line."""
+    """A rectangle that stands on the common ground line."""
     colour = f'fill="none" stroke="{MUTED}" stroke-dasharray="2 2"' if kind == "ghost" else f'fill="{CLEAN}"'
     return (
         f'<rect class="{kind}" x="{left:.1f}" y="{1 + HEIGHT - height:.1f}" width="{width:.1f}" '
@@ -135,7 +135,7 @@ def _rectangle(kind: str, left: float, width: float, height: float) -> str:
 
 
 def _text(kind: str, middle: float, line: int, text: str) -> str:
-    """In a line below the ground line, counted from 0."""
+    """A text in a line below the ground line, counted from 0."""
     return f'<text class="{kind}" x="{middle:.1f}" y="{1 + HEIGHT + LINE * (line + 1):.1f}">{escape(text)}</text>'
 
 

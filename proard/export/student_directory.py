@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from proard.common.errors import UserError, nearest
+from proard.common.errors import UserError, nearest, reason
 from proard.common.files import atomic_directory, atomic_write, sha256, write_json
 from proard.common.progress import Progress
 from proard.export.formats import FORMATS as FORMATS
@@ -169,9 +169,7 @@ def load_student(directory: str | Path) -> nn.Module:
     try:
         student.load_state_dict(load_file(Path(directory) / WEIGHTS), assign=True)
     except (RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"student {directory}: {WEIGHTS} does not fit its card ({' '.join(str(error).split())})"
-        ) from error
+        raise UserError(f"student {directory}: {WEIGHTS} does not fit its card ({reason(error)})") from error
     student.card = card  # type: ignore[assignment]
     return student.eval()
 

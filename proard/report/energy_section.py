@@ -10,18 +10,18 @@ from proard.common.errors import UserError
 from proard.common.units import short
 from proard.report import figures
 from proard.report.plots import Plots, percent
-from proard.report.run_contents import Subject
+from proard.report.run_contents import RunContents
 from proard.runs.savings import HEAD, NOT_COUNTED, Savings, savings, thousandths
 
 
-def energy(subject: Subject, plots: Plots) -> str:
+def energy(contents: RunContents, plots: Plots) -> str:
     """The section in HTML.
 
     Raises:
         UserError: there is no ``energy.json``, or it is damaged.
     """
-    run = subject.run
-    values = subject.read(run.energy.name, "proard train")
+    run = contents.run
+    values = contents.read(run.energy.name, "proard train")
     try:
         commands, method = values["commands"], str(values["method"])
         rows = [
@@ -45,20 +45,20 @@ def energy(subject: Subject, plots: Plots) -> str:
     body += html.paragraph(
         "Figures marked as estimated come from a model of the hardware, not from a meter. " + NOT_COUNTED, "soft"
     )
-    return body + "<h3>One training instead of N</h3>" + _savings(subject, plots)
+    return body + "<h3>One training instead of N</h3>" + _savings(contents, plots)
 
 
-def _savings(subject: Subject, plots: Plots) -> str:
-    if not subject.is_supernet:
+def _savings(contents: RunContents, plots: Plots) -> str:
+    if not contents.is_supernet:
         return html.paragraph("this run trained one network; a supernet's run compares itself", "missing")
     try:
-        baseline = subject.read("baseline.json", f"proard baseline --flops {subject.typical_budget()}")
+        baseline = contents.read("baseline.json", f"proard baseline --flops {contents.typical_budget()}")
         head = ["budget", "multiply-adds", "extracted %", "trained alone %", "difference", "alone, s", "alone, Wh"]
         body = html.paragraph(
             "The same architecture, images, teacher, objective and epochs, trained alone from random weights. Test "
             "accuracy, clean / robust; the difference is of robust accuracy, in points."
         ) + html.table(head, [_comparison(row) for row in baseline["comparisons"]])
-        found = savings(subject.run, baseline)
+        found = savings(contents.run, baseline)
     except UserError as error:
         return html.paragraph(str(error), "missing")
     except (KeyError, TypeError, ValueError, ZeroDivisionError):

@@ -97,7 +97,7 @@ def _scatter(
     test: bool = False,
     symbol: str = "circle",
 ) -> dict[str, Any]:
-    """Students of one split."""
+    """A trace of students: one of their accuracies on one split over a cost."""
     scores = [student.test if test else student.validation for student in students]
     colour = ROBUST if what == "robust" else CLEAN
     values = [100 * getattr(score, what) for score in scores]

@@ -12,7 +12,7 @@ from proard.common.svg import stages_svg
 from proard.common.units import short
 from proard.report.figures import front_plot, scored
 from proard.report.plots import Plots, percent
-from proard.report.run_contents import BUDGETS, COSTS, Student, Subject, best_within
+from proard.report.run_contents import BUDGETS, COSTS, RunContents, Student, best_within
 from proard.supernet import Decision
 
 CONTROL = """
@@ -34,21 +34,21 @@ CONTROL = """
 </div>"""
 
 
-def choice(subject: Subject, plots: Plots) -> tuple[str, dict[str, Any]]:
+def choice(contents: RunContents, plots: Plots) -> tuple[str, dict[str, Any]]:
     """The section in HTML, and what the page's script needs to choose.
 
     Args:
-        subject: the run.
+        contents: the run.
         plots: of the page; the figures are added.
 
     Raises:
         UserError: there is nothing to choose from.
     """
-    if not subject.is_supernet:
+    if not contents.is_supernet:
         raise UserError("this run trained one network, so there is nothing to choose")
-    candidates, searched = subject.candidates
+    candidates, searched = contents.candidates
     best = {cost: found for cost in COSTS if (found := best_within(candidates, cost))}
-    drawn = {cost: front_plot(candidates, subject.students, cost, searched) for cost in best}
+    drawn = {cost: front_plot(candidates, contents.students, cost, searched) for cost in best}
     for cost, plot in drawn.items():
         plots.keep(plot, f"front-{cost}")
     if searched:
@@ -59,7 +59,7 @@ def choice(subject: Subject, plots: Plots) -> tuple[str, dict[str, Any]]:
     else:
         how = (
             f"No front yet: these are the few students that were validated or extracted; 'proard search --run "
-            f"{subject.run.path}' measures many. 'proard extract' measures some before it chooses."
+            f"{contents.run.path}' measures many. 'proard extract' measures some before it chooses."
         )
     first, plot = next(iter(drawn.items()))
     tables = (html.details(f"Best students by {COSTS[c]}", html.table(p.head, p.rows)) for c, p in drawn.items())
@@ -69,21 +69,23 @@ def choice(subject: Subject, plots: Plots) -> tuple[str, dict[str, Any]]:
         + plots.figure(plot, f"front-{first}", "front-plot")
         + "".join(tables)
     )
-    return inside, _data(subject, candidates, best)
+    return inside, _data(contents, candidates, best)
 
 
-def _data(subject: Subject, candidates: Sequence[Student], best: Mapping[str, Sequence[Student]]) -> dict[str, Any]:
+def _data(
+    contents: RunContents, candidates: Sequence[Student], best: Mapping[str, Sequence[Student]]
+) -> dict[str, Any]:
     """The students that some budget leads to, and for each cost from which limit on it leads to which of them."""
     students = list({id(student): student for found in best.values() for student in found}.values())
     place = {id(student): number for number, student in enumerate(students)}
     costs = {cost: sorted(s.costs[cost] for s in candidates if s.validation and cost in s.costs) for cost in best}
-    tested = {_key(student): student for student in subject.students if student.architecture and not student.alone}
+    tested = {_key(student): student for student in contents.students if student.architecture and not student.alone}
     return {
-        "students": [_row(student, tested.get(_key(student)), subject.decisions) for student in students],
+        "students": [_row(student, tested.get(_key(student)), contents.decisions) for student in students],
         "steps": {
             cost: [[student.costs[cost], place[id(student)]] for student in found] for cost, found in best.items()
         },
-        "run": shlex.quote(str(subject.run.path)),
+        "run": shlex.quote(str(contents.run.path)),
         "options": BUDGETS,
         "nouns": COSTS,
         "ranges": {cost: [values[0], values[-1]] for cost, values in costs.items()},
@@ -105,12 +107,12 @@ def _row(student: Student, extracted: Student | None, decisions: Sequence[Decisi
 
 
 def _key(student: Student) -> str:
-    """Equal for equal architectures."""
+    """A text that is the same for equal architectures."""
     return str(student.architecture and dict(student.architecture))
 
 
 def _facts(student: Student, extracted: Student | None) -> list[tuple[str, str]]:
-    """What is shown of a chosen student."""
+    """Terms and values that the page shows of a chosen student."""
     rows = [(noun, short(student.costs[cost])) for cost, noun in COSTS.items() if cost in student.costs]
     rows += [
         (noun, f"{short(student.costs[name])}B, float32")

@@ -52,7 +52,7 @@ class Scores(Label):
 
     @property
     def where(self) -> str:
-        """Attack, split and images in words."""
+        """In words, what the accuracies are of: attack, images and split."""
         images = "" if self.images is None else f"{self.images} "
         return f"{self.attack}, {images}{self.split} images"
 
@@ -66,7 +66,7 @@ class Student:
         costs: by the names of `proard.supernet.cost.Cost`; at least ``multiply_adds``.
         architecture: decisions and values; None where not recorded.
         validation: accuracies on validation images, which choose, or None.
-        test: likewise on test images.
+        test: accuracies on test images, or None.
         folder: its student directory, if it was extracted.
         alone: whether it was trained alone, for comparison.
     """
@@ -80,7 +80,7 @@ class Student:
     alone: bool = False
 
 
-class Subject:
+class RunContents:
     """A run, read part by part; what takes long is read once.
 
     Args:
@@ -105,7 +105,7 @@ class Subject:
 
     @cached_property
     def trained(self) -> TrainedRun:
-        """Weights and images.
+        """The run's weights and images.
 
         Raises:
             UserError: one of them is missing or damaged.
@@ -123,7 +123,7 @@ class Subject:
 
     @cached_property
     def family(self) -> Family | None:
-        """Of the networks; None where neither the trained weights nor a student's card tell."""
+        """The family of the networks; None where neither the trained weights nor a student's card tell."""
         with suppress(UserError, OSError):
             return self.trained.supernet.family
         folders = [student.folder for student in self.students if student.folder is not None and not student.alone]
@@ -138,13 +138,13 @@ class Subject:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """Rows of metrics.jsonl; of an epoch that was trained again after an interruption, the last."""
+        """The rows of metrics.jsonl; of an epoch that was trained again after an interruption, the last."""
         rows = {(row.get("kind"), row.get("phase"), row.get("epoch")): row for row in read_metrics(self.run.metrics)}
         return list(rows.values())
 
     @cached_property
     def students(self) -> list[Student]:
-        """Those in students/, in order of multiply-adds; a damaged one is left out, and noted."""
+        """The students in students/, in order of multiply-adds; a damaged one is left out, and noted."""
         found = []
         for file in sorted(self.run.students.glob(f"*/{CARD}")):
             student = self._student(file.parent)
@@ -280,7 +280,7 @@ class _Offline(Run):
 
 
 def _extracted(card: dict[str, Any], folder: Path) -> Student:
-    """From a student's card."""
+    """A student directory, as its card describes it."""
     evaluation, selection = card["evaluation"], card.get("selection") or {}
     robust = evaluation["robust"][0]
     intervals = {name: tuple(row["interval_95"]) for name, row in (("clean", evaluation["clean"]), ("robust", robust))}
