@@ -53,8 +53,7 @@ class MeasuredStudent:
             "parameters": short(self.card["parameters"]),
         }
         for name, accuracy in self.accuracies.items():
-            low, high = accuracy.interval
-            row[f"{name} %"] = f"{100 * accuracy.value:.1f} ({100 * low:.1f}-{100 * high:.1f})"
+            row[f"{name} %"] = accuracy.with_interval
         row["images"] = str(self.accuracies["clean"].total)
         return row
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from proard.common import html
 from proard.common.errors import UserError
-from proard.common.units import short
 from proard.report import figures
-from proard.report.plots import Plots, percent
+from proard.report.plots import Plots
 from proard.report.run_contents import RunContents
-from proard.runs.savings import HEAD, NOT_COUNTED, Savings, savings, thousandths
+from proard.runs.savings import HEAD, NOT_COUNTED, Savings, compared, savings, thousandths
 
 
 def energy(contents: RunContents, plots: Plots) -> str:
@@ -53,15 +49,15 @@ def _savings(contents: RunContents, plots: Plots) -> str:
         return html.paragraph("this run trained one network; a supernet's run compares itself", "missing")
     try:
         baseline = contents.read("baseline.json", f"proard baseline --flops {contents.typical_budget()}")
-        head = ["budget", "multiply-adds", "extracted %", "trained alone %", "difference", "alone, s", "alone, Wh"]
+        rows = [compared(row) for row in baseline["comparisons"]]
         body = html.paragraph(
             "The same architecture, images, teacher, objective and epochs, trained alone from random weights. Test "
             "accuracy, clean / robust; the difference is of robust accuracy, in points."
-        ) + html.table(head, [_comparison(row) for row in baseline["comparisons"]])
+        ) + html.table(list(rows[0]), [list(row.values()) for row in rows])
         found = savings(contents.run, baseline)
     except UserError as error:
         return html.paragraph(str(error), "missing")
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError):
         return html.paragraph("baseline.json is damaged; 'proard baseline' writes it again", "missing")
     if found is None:
         return body + html.paragraph("What the one training took is not on record (no training in energy.json).")
@@ -80,13 +76,3 @@ def _both_ways(found: Savings, plots: Plots) -> str:
         + html.paragraph("What this assumes:")
         + assumptions
     )
-
-
-def _comparison(row: Mapping[str, Any]) -> list[str]:
-    pairs = [
-        f"{percent(row[f'clean_accuracy_{name}'])} / {percent(row[f'robust_accuracy_{name}'])}"
-        for name in ("extracted", "alone")
-    ]
-    difference = f"{100 * row['robust_accuracy_difference']:+.1f}"
-    seconds = f"{row['seconds_alone']:.0f}"
-    return [row["budget"], short(row["multiply_adds"]), *pairs, difference, seconds, thousandths(row["kwh_alone"])]

@@ -166,7 +166,7 @@ def radii_plot(curves: Sequence[Curve], attack: str, norm: str, eps: float) -> P
             [
                 curve.victim.name,
                 f"{radius:.4g}",
-                f"{value} ({percent(value.interval[0])}-{percent(value.interval[1])})",
+                value.with_interval,
                 str(images),
             ]
             for radius, value in curve.accuracies.items()
