@@ -294,6 +294,13 @@ def test_every_budget_is_an_option(command: str, kinds: Iterable[str], repeatabl
     assert "budgets" not in options
 
 
+@pytest.mark.parametrize("command", ["extract", "baseline", "search"])
+@pytest.mark.parametrize("text", ["", "1X", "-1M"])
+def test_a_budget_that_is_none(command: str, text: str, capsys: Capture) -> None:
+    assert exit_code(command, f"--flops={text}") == 2
+    assert f"--flops {text}: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["train", "--help"], ["extract", "--help"], ["configs"], ["--version"]]
 )

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from proard.common.budget_kinds import KINDS
+
+if TYPE_CHECKING:
+    from proard.supernet.budgets import Budget
 
 # Names of registries that need torch to be read; a test compares both.
 ATTACKS = (
@@ -117,7 +120,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", autocompletion=a
 
 # Budgets
 
-Budgets = list[Any]  # of `Budget`, whose module needs torch
+Budgets = list["Budget"]  # in quotes: its module needs torch
 
 
 def takes_budgets(*kinds: str, repeatable: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -147,9 +150,9 @@ def takes_budgets(*kinds: str, repeatable: bool = True) -> Callable[[Callable[..
         def with_options(**values: Any) -> None:
             from proard.supernet.budgets import parse_budgets
 
-            texts = {name: values.pop(option.name) or [] for name, option in zip(kinds, options, strict=True)}
-            budgets = parse_budgets({name: [text] if isinstance(text, str) else text for name, text in texts.items()})
-            command(budgets=budgets, **values)
+            given = {name: values.pop(option.name) for name, option in zip(kinds, options, strict=True)}
+            texts = {name: [text] if isinstance(text, str) else text or [] for name, text in given.items()}
+            command(budgets=parse_budgets(texts), **values)
 
         own = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in signature(command, eval_str=True).parameters.values()]
         place = [parameter.name for parameter in own].index("budgets")
