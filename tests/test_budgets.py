@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proard.common.errors import UserError
 from proard.common.units import short, short_time
-from proard.supernet.budgets import KINDS, Budget, parse_budgets
+from proard.supernet.budgets import KINDS, Budget, budgets_of, parse_budgets
 from proard.supernet.cost import Cost
 
 COST = Cost(
@@ -178,3 +178,20 @@ def test_a_command_line_of_budgets() -> None:
     assert parse_budgets({"flops": [], "size": []}) == []
     with pytest.raises(UserError, match="--size x"):
         parse_budgets({"flops": ["1M"], "size": ["x"]})
+
+
+def test_budgets_in_python() -> None:
+    flops = Budget.parse("flops", "1M")
+    for budgets in (flops, [flops], [("flops", "1M")]):
+        named = {"params": 2e6, "memory_int8": "64KB", "size": None}
+        assert [budget.name for budget in budgets_of(budgets, named)] == [
+            "flops-1M",
+            "params-2000000.0",
+            "memory-int8-64KB",
+        ]
+    assert budgets_of((), {}) == []
+    for kind, about in KINDS.items():
+        (budget,) = budgets_of((), {kind.replace("-", "_"): about.example})
+        assert budget.kind == kind
+    with pytest.raises(UserError, match="did you mean 'size-fp16'"):
+        budgets_of((), {"size_fp_16": "1MB"})

@@ -10,15 +10,18 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import typer
 import yaml
 
 import proard
-from proard.commands.cli import main
+from proard.commands.cli import app, main
+from proard.common.budget_kinds import KINDS, PLAIN
 from proard.config import packaged_configs
 from proard.export.student_directory import FORMATS
 
@@ -277,7 +280,30 @@ def test_the_module_is_the_command() -> None:
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["configs"], ["--version"]])
+@pytest.mark.parametrize(
+    ("command", "kinds", "repeatable"), [("extract", KINDS, True), ("baseline", PLAIN, True), ("search", PLAIN, False)]
+)
+def test_every_budget_is_an_option(command: str, kinds: Iterable[str], repeatable: bool) -> None:
+    options = {option.name: option for option in typer.main.get_command(app).commands[command].params}  # type: ignore[attr-defined]
+    found = {name: options[name.replace("-", "_")] for name in KINDS if name.replace("-", "_") in options}
+    assert list(found) == list(kinds)
+    for name, option in found.items():
+        assert option.opts == [f"--{name}"]
+        assert option.multiple == repeatable
+        assert KINDS[name].example in option.help
+    assert "budgets" not in options
+
+
+@pytest.mark.parametrize("command", ["extract", "baseline", "search"])
+@pytest.mark.parametrize("text", ["", "1X", "-1M"])
+def test_a_budget_that_is_none(command: str, text: str, capsys: Capture) -> None:
+    assert exit_code(command, f"--flops={text}") == 2
+    assert f"--flops {text}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["extract", "--help"], ["configs"], ["--version"]]
+)
 def test_light_commands_do_not_import_torch(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom proard.commands.cli import main\n"

@@ -6,6 +6,7 @@ import copy
 import pickle
 import random
 import re
+from base64 import b64decode
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from hypothesis import strategies as st
 from small_families import SMALL_FAMILIES
 
 from proard.commands.evaluate import Evaluation
-from proard.commands.extract import Extracted
-from proard.commands.results import Accuracy, Results
+from proard.commands.results import MeasuredStudent, Results
+from proard.common.errors import UserError
 from proard.common.registry import Registry
-from proard.common.svg import CLEAN, MUTED, ROBUST, Series, accuracy_svg, in_words, stages
-from proard.evaluation.accuracy import Measurement, RobustAccuracy
+from proard.common.svg import Series, accuracy_svg, in_words, stages
+from proard.evaluation.accuracy import Accuracy, Measurement, RobustAccuracy
 from proard.search.front import Front, Point
 from proard.search.selection import Label
 from proard.supernet import Architecture, Decision, SearchSpace, Supernet, build_supernet, families
@@ -33,13 +34,19 @@ FAMILIES = {name: families.build(name, {"num_classes": 10, "input_shape": (3, 32
 
 def parsed(thing: Any) -> ElementTree.Element:
     """What a notebook gets: one well-formed element without scripts, handlers or addresses, and not large."""
-    text = thing if isinstance(thing, str) else thing._repr_html_()
+    text = thing._repr_html_()
     root = ElementTree.fromstring(text.replace("<br>", "<br/>"))
     for element in root.iter():
         assert element.tag in KNOWN, element.tag
-        assert not [name for name in element.attrib if name.startswith("on") or name in ("href", "src")]
-    assert len(text) < 20_000
+        assert not [name for name in element.attrib if name.startswith("on") or name == "href"]
+        assert element.tag == "img" or "src" not in element.attrib
+    pictures = root.findall(".//img")
+    assert all(picture.get("src", "").startswith(INLINE) for picture in pictures)
+    assert len(text) < 20_000 + 30_000 * len(pictures)
     return root
+
+
+INLINE = "data:image/svg+xml;base64,"
 
 
 KNOWN = {
@@ -50,8 +57,7 @@ KNOWN = {
     "title",
     "rect",
     "text",
-    "circle",
-    "line",
+    "img",
     "table",
     "thead",
     "tbody",
@@ -76,6 +82,37 @@ def table(root: ElementTree.Element) -> list[dict[str, str]]:
     ]
 
 
+class Drawing:
+    """A plot that `accuracy_svg` made, as it is drawn: nothing in it comes from elsewhere."""
+
+    def __init__(self, svg: str) -> None:
+        self.root = ElementTree.fromstring(svg)
+        for element in self.root.iter():
+            assert element.tag != f"{SVG}script"
+            assert not [name for name in element.attrib if name.startswith("on")]
+            assert (element.get(LINK) or "#").startswith("#")
+
+    def dots(self, name: str) -> list[tuple[float, float]]:
+        """Where the points of a series are, in pixels from the upper left corner."""
+        return self._marks(f".//{SVG}g[@id='{name}']//{SVG}use")
+
+    def ticks(self, axis: str) -> list[tuple[str, tuple[float, float]]]:
+        """The labels of an axis, ``x`` or ``y``, and where they are."""
+        found = []
+        for group in self.root.iter(f"{SVG}g"):
+            if (group.get("id") or "").startswith(f"{axis}tick_"):
+                (text,) = ("".join(element.itertext()) for element in group.iter(f"{SVG}text"))
+                found.append((text, self._marks(f".//{SVG}use", group)[0]))
+        return found
+
+    def _marks(self, path: str, root: ElementTree.Element | None = None) -> list[tuple[float, float]]:
+        found = (self.root if root is None else root).findall(path)
+        return [(float(mark.get("x", 0)), float(mark.get("y", 0))) for mark in found]
+
+
+SVG, LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
+
+
 def bars(root: ElementTree.Element, kind: str) -> list[ElementTree.Element]:
     return [element for element in root.iter("rect") if element.get("class") == kind]
 
@@ -90,7 +127,7 @@ def bars(root: ElementTree.Element, kind: str) -> list[ElementTree.Element]:
 def test_an_architecture_is_drawn_beside_the_largest(name: str, seed: int) -> None:
     space = FAMILIES[name].space()
     architecture = space.sample(random.Random(seed))
-    root = parsed(architecture)
+    root = parsed(space.picture(architecture))
     drawn = [bar for of_stage in stages(space.decisions, architecture).values() for bar in of_stage]
     assert len(bars(root, "ghost")) == len(drawn)
     full = {float(ghost.get("height", 0)) for ghost in bars(root, "ghost")}
@@ -119,7 +156,7 @@ def _order(architecture: Architecture, name: str) -> tuple[int, int, int]:
     return first(stage), first(lambda key: (stage(key), key.rpartition(".")[2])), names.index(name)
 
 
-def test_what_an_architecture_is_drawn_among_is_no_part_of_it() -> None:
+def test_an_architecture_is_a_value_that_its_space_draws() -> None:
     space = FAMILIES["resnet"].space()
     made = space.sample(random.Random(0))
     read = Architecture.from_json(made.to_json())
@@ -127,9 +164,14 @@ def test_what_an_architecture_is_drawn_among_is_no_part_of_it() -> None:
     assert hash(made) == hash(read)
     assert repr(made) == repr(read)
     assert str(made) == str(read)
-    assert not bars(parsed(read), "bar")
-    assert words(parsed(read)) == " ".join(in_words(made))
-    assert bars(parsed(space.canonical(read)), "bar")
+    for value in (made, read):
+        assert not bars(parsed(value), "bar")
+        assert words(parsed(value)) == " ".join(in_words(made))
+    assert bars(parsed(space.picture(read)), "bar")
+    assert repr(space.picture(read)) == str(made)
+    assert space.picture(read)._repr_html_() == space.picture(made)._repr_html_()
+    with pytest.raises(UserError, match=r"unknown decision 'stage9\.width'"):
+        space.picture({"stage9.width": 1})
     for same in (pickle.loads(pickle.dumps(made)), copy.deepcopy(made)):
         assert same == made
         assert same._repr_html_() == made._repr_html_()
@@ -161,8 +203,8 @@ def test_a_space_says_what_it_has(name: str) -> None:
 
 
 def number(text: str) -> float:
-    units = {"K": 1e3, "M": 1e6, "G": 1e9}
-    return float(text.rstrip("KMG")) * units.get(text[-1], 1.0)
+    units = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+    return float(text.rstrip("KMGT")) * units.get(text[-1], 1.0)
 
 
 def test_a_space_of_one() -> None:
@@ -173,6 +215,7 @@ def test_a_space_of_one() -> None:
     assert "one fixed network, 500 multiply-adds" in words(parsed(empty))
     assert "70.0 parameters" in words(parsed(empty))
     parsed(empty.largest())
+    parsed(empty.picture(empty.largest()))
 
 
 def test_a_supernet_is_no_tree_of_modules() -> None:
@@ -197,7 +240,7 @@ def test_names_are_inert() -> None:
         Decision(f"stage1.{HOSTILE}", "kernel", (3, 5)),
     ]
     space = SearchSpace(decisions, lambda _: Cost(1, 1, 1))
-    for thing in (space, space.smallest(), Architecture(space.largest().decisions)):
+    for thing in (space, space.smallest(), space.picture(space.largest())):
         assert HOSTILE in words(parsed(thing))
         assert "<script" not in thing._repr_html_()
         assert "<img" not in thing._repr_html_()
@@ -236,18 +279,19 @@ def test_a_front_shows_what_was_measured(rows: list[tuple[int, int, int]]) -> No
         assert number(said_row["multiply-adds"]) == pytest.approx(point.cost.multiply_adds, rel=0.01)
         assert said_row["robust %"] == f"{100 * point.label.robust:.1f}"
         assert said_row["clean %"] == f"{100 * point.label.clean:.1f}"
-    dots = {colour: [c for c in root.iter("circle") if c.get("fill") == colour] for colour in (CLEAN, ROBUST, MUTED)}
-    others = len(points) - len(best)
-    assert [len(dots[c]) for c in (CLEAN, ROBUST, MUTED)] == [len(best) + 1] * 2 + [others + (others > 0)]
+    (picture,) = root.iter("img")
+    drawing = Drawing(b64decode(picture.get("src", "").removeprefix(INLINE)).decode())
+    dots = {name: drawing.dots(name) for name in ("clean", "robust", "other students, robust")}
+    assert [len(found) for found in dots.values()] == [len(best), len(best), len(points) - len(best)]
     # Cheaper is further left, more accurate is further up, and all is inside.
-    xs = [float(dot.get("cx", 0)) for dot in dots[ROBUST][1:]]
+    xs = [x for x, _ in dots["robust"]]
     assert xs == sorted(xs)
-    heights = {point.label.robust: float(dot.get("cy", 0)) for point, dot in zip(best, dots[ROBUST][1:], strict=True)}
+    heights = {point.label.robust: y for point, (_, y) in zip(best, dots["robust"], strict=True)}
     assert [heights[r] for r in sorted(heights)] == sorted(heights.values(), reverse=True)
-    svg = next(root.iter("svg"))
-    for dot in root.iter("circle"):
-        assert 0 < float(dot.get("cx", 0)) < float(svg.get("width", 0))
-        assert 0 < float(dot.get("cy", 0)) < float(svg.get("height", 0))
+    _, _, width, height = map(float, drawing.root.get("viewBox", "").split())
+    for x, y in (dot for found in dots.values() for dot in found):
+        assert 0 < x < width
+        assert 0 < y < height
     assert "<script" not in front._repr_html_()
     assert HOSTILE in text
 
@@ -255,15 +299,22 @@ def test_a_front_shows_what_was_measured(rows: list[tuple[int, int, int]]) -> No
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.floats(1, 1e12), st.floats(0, 1)), min_size=1, max_size=5))
 def test_axes_have_ticks_that_are_true(points: list[tuple[float, float]]) -> None:
-    root = parsed(accuracy_svg([Series("a", "red", points)], "cost"))
-    dots = [element for element in root.iter("circle") if element.get("fill") == "red"][1:]
-    lines = [float(line.get("y1", 0)) for line in root.iter("line")]
-    texts = [text.text or "" for text in root.iter("text") if text.get("text-anchor") == "end"]
-    assert 2 <= len(texts) == len(lines) <= 8
-    slope = (float(texts[-1]) - float(texts[0])) / (lines[-1] - lines[0])
-    for dot, (_, accuracy) in zip(dots, points, strict=True):
-        said = float(texts[0]) + slope * (float(dot.get("cy", 0)) - lines[0])
-        assert said == pytest.approx(100 * accuracy, abs=0.1)
+    drawing = Drawing(accuracy_svg([Series("a", "red", points)], "cost"))
+    dots, upwards, across = drawing.dots("a"), drawing.ticks("y"), drawing.ticks("x")
+    assert 2 <= len(upwards) <= 8
+    assert 1 <= len(across) <= 4
+    (first, (_, low)), *_, (last, (_, high)) = upwards
+    slope = (int(last) - int(first)) / (high - low)
+    for (_, y), (_, accuracy) in zip(dots, points, strict=True):
+        assert int(first) + slope * (y - low) == pytest.approx(100 * accuracy, abs=0.1)
+    # A tick is where a point of that cost is: between those of lower and of higher cost.
+    for text, (place, _) in across:
+        assert all(
+            x <= place + 0.1 for (x, _), (cost, _) in zip(dots, points, strict=True) if cost < 0.99 * number(text)
+        )
+        assert all(
+            x >= place - 0.1 for (x, _), (cost, _) in zip(dots, points, strict=True) if cost > 1.01 * number(text)
+        )
 
 
 def card(**changes: Any) -> dict[str, Any]:
@@ -287,9 +338,10 @@ def card(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_student_says_costs_and_accuracies() -> None:
-    student = Extracted(Path("runs") / "flops-1M", card())
+    student = MeasuredStudent(Path("runs") / "flops-1M", card())
     assert repr(student) == (
-        "Extracted(flops-1M: 123K multiply-adds, 7.89K parameters, clean 90.0 %, pgd20 70.0 % on 100 validation images)"
+        "MeasuredStudent(flops-1M: 123K multiply-adds, 7.89K parameters, clean 90.0 %, pgd20 70.0 % "
+        "on 100 validation images)"
     )
     root = parsed(student)
     low, high = Accuracy(70, 100).interval
@@ -301,7 +353,7 @@ def test_a_student_says_costs_and_accuracies() -> None:
     assert bars(root, "bar")
     assert student.architecture == Architecture(tuple(card()["architecture"].items()))
 
-    of_another = Extracted(Path("a") / HOSTILE.replace("/", ""), card(family=HOSTILE))
+    of_another = MeasuredStudent(Path("a") / HOSTILE.replace("/", ""), card(family=HOSTILE))
     root = parsed(of_another)  # a family that is not known here: in words alone
     assert not bars(root, "bar")
     assert " ".join(in_words(student.architecture)) in words(root)
@@ -311,7 +363,7 @@ def test_students_of_different_attacks_share_a_table() -> None:
     measured = Measurement(Accuracy(9, 10), {"apgd-ce": RobustAccuracy(5, 10, 9)})
     evaluation = Evaluation(Path("s"), card(), measured, {}, 0, None)
     assert "apgd-ce 50.0 % on 10 test images" in repr(evaluation)
-    both: Results[Any] = Results([Extracted(Path("t"), card()), evaluation])
+    both: Results[Any] = Results([MeasuredStudent(Path("t"), card()), evaluation])
     first, second = table(parsed(both))
     assert first["apgd-ce %"] == second["pgd20 %"] == ""
     assert first["pgd20 %"].startswith("70.0")

@@ -21,7 +21,7 @@ import proard.commands.extract
 import proard.runs.trained_run
 from proard import evaluate, extract, load_student
 from proard.attacks import PGD, ThreatModel, attack_as_dict, attack_from_dict, named_attack
-from proard.commands.extract import Extracted
+from proard.commands.results import MeasuredStudent
 from proard.common.errors import UserError
 from proard.config import DataConfig, parse_config
 from proard.data import load_data
@@ -58,7 +58,7 @@ def middle(space: SearchSpace, kind: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def students(run: Path, space: SearchSpace) -> dict[str, Extracted]:
+def students(run: Path, space: SearchSpace) -> dict[str, MeasuredStudent]:
     """One student per kind of budget, from a single call."""
     budgets = [(kind, middle(space, kind)) for kind in FIELDS]
     return dict(zip(FIELDS, extract(budgets, run=run, quiet=True), strict=True))
@@ -80,7 +80,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 # What is written
 
 
-def test_the_files_of_a_student(run: Path, students: dict[str, Extracted]) -> None:
+def test_the_files_of_a_student(run: Path, students: dict[str, MeasuredStudent]) -> None:
     assert sorted(path.name for path in (run / "students").iterdir()) == sorted(s.path.name for s in students.values())
     for kind, student in students.items():
         assert student.path == run / "students" / f"{kind}-{student.card['budget']['text']}"
@@ -90,7 +90,7 @@ def test_the_files_of_a_student(run: Path, students: dict[str, Extracted]) -> No
 
 
 @pytest.mark.parametrize("kind", FIELDS)
-def test_a_student_keeps_its_budget_as_counted_by_torch(students: dict[str, Extracted], kind: str) -> None:
+def test_a_student_keeps_its_budget_as_counted_by_torch(students: dict[str, MeasuredStudent], kind: str) -> None:
     path, card = students[kind].path, students[kind].card
     network = load_student(path)
     counter = FlopCounterMode(display=False)
@@ -105,7 +105,7 @@ def test_a_student_keeps_its_budget_as_counted_by_torch(students: dict[str, Extr
     assert 0.5 * card["budget"]["limit"] < limits[kind] <= card["budget"]["limit"]
 
 
-def test_what_a_card_says(run: Path, tiny: dict[str, Any], students: dict[str, Extracted]) -> None:
+def test_what_a_card_says(run: Path, tiny: dict[str, Any], students: dict[str, MeasuredStudent]) -> None:
     config = parse_config(tiny)
     data = load_data(config.data)
     for student in students.values():
@@ -132,7 +132,7 @@ def test_what_a_card_says(run: Path, tiny: dict[str, Any], students: dict[str, E
             assert text in readme
 
 
-def test_clean_accuracy_recomputed_in_plain_torch(tiny: dict[str, Any], students: dict[str, Extracted]) -> None:
+def test_clean_accuracy_recomputed_in_plain_torch(tiny: dict[str, Any], students: dict[str, MeasuredStudent]) -> None:
     config = parse_config(tiny)
     images = load_data(config.data).test.subset(60, config.seed)
     ((pixels, labels),) = images.batches([torch.arange(60)], "cpu")
@@ -143,7 +143,7 @@ def test_clean_accuracy_recomputed_in_plain_torch(tiny: dict[str, Any], students
 
 
 def test_the_same_run_and_budget_give_the_same_student(
-    run: Path, students: dict[str, Extracted], tmp_path: Path, fast: None
+    run: Path, students: dict[str, MeasuredStudent], tmp_path: Path, fast: None
 ) -> None:
     """Whatever the random state of the process, and whichever budgets came before."""
     torch.manual_seed(5)
@@ -259,6 +259,9 @@ def test_wrong_arguments(run: Path, tmp_path: Path) -> None:
         ({"budgets": []}, "needs a budget"),
         ({"flops": "1X"}, "--flops 1X"),
         ({"budgets": [("flop", "1G")]}, "did you mean 'flops'"),
+        ({"flop": "1G"}, "did you mean 'flops'"),
+        ({"memory_int9": "64KB"}, "did you mean 'memory-int8'"),
+        ({"memory_int8": "1X"}, "--memory-int8 1X"),
         ({"flops": "1G", "prefer": "fast"}, "--prefer fast"),
         ({"flops": "1G", "formats": ["onx"]}, "did you mean 'onnx'"),
         ({"flops": "1G", "out": file}, str(file)),
@@ -301,7 +304,7 @@ def test_a_failed_extraction_leaves_the_older_student(
 
 
 def test_evaluate_repeats_the_card_without_the_run(
-    students: dict[str, Extracted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    students: dict[str, MeasuredStudent], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = students["params"].path
     copy = shutil.copytree(source, tmp_path / "elsewhere")
@@ -329,7 +332,7 @@ def test_evaluate_repeats_the_card_without_the_run(
     assert measured.as_dict() == {key: value for key, value in robust.items() if key != "attack"}
 
 
-def test_evaluate_a_run_is_all_of_its_students(run: Path, students: dict[str, Extracted]) -> None:
+def test_evaluate_a_run_is_all_of_its_students(run: Path, students: dict[str, MeasuredStudent]) -> None:
     results = evaluate(run, ["fgsm", "pgd2x2"], limit=20)
     assert json.loads((run / "energy.json").read_text())["commands"][-1]["command"] == "evaluate"
     assert [result.path for result in results] == sorted(student.path for student in students.values())
@@ -339,7 +342,7 @@ def test_evaluate_a_run_is_all_of_its_students(run: Path, students: dict[str, Ex
         assert all(robust.correct <= result.measurement.clean.correct for robust in result.measurement.robust.values())
 
 
-def test_evaluate_refuses(run: Path, students: dict[str, Extracted], tmp_path: Path) -> None:
+def test_evaluate_refuses(run: Path, students: dict[str, MeasuredStudent], tmp_path: Path) -> None:
     student = students["flops"].path
     empty = shutil.copytree(run, tmp_path / "empty", ignore=shutil.ignore_patterns("students"))
     for path, options, message in (
@@ -372,7 +375,7 @@ def test_evaluate_refuses(run: Path, students: dict[str, Extracted], tmp_path: P
     ],
 )
 def test_evaluate_a_damaged_card(
-    students: dict[str, Extracted], tmp_path: Path, change: dict[str, Any], message: str
+    students: dict[str, MeasuredStudent], tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     copy = shutil.copytree(students["flops"].path, tmp_path / "student")
     (copy / "student.json").write_text(json.dumps({**students["flops"].card, **change}))
@@ -383,7 +386,7 @@ def test_evaluate_a_damaged_card(
 
 
 def test_evaluate_never_downloads_and_says_how_to_name_the_place(
-    students: dict[str, Extracted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    students: dict[str, MeasuredStudent], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who trained may have asked for a download; who evaluates a student directory has not."""
     copy = shutil.copytree(students["flops"].path, tmp_path / "student")

@@ -32,7 +32,7 @@ from proard.export.student_directory import FORMATS, read_card
 from proard.report.attacked import RADII, Attacked
 from proard.report.page import script_json, with_own_size
 from proard.report.pictures import png
-from proard.report.run_contents import COSTS, Subject, best_within
+from proard.report.run_contents import COSTS, RunContents, best_within
 from proard.runs.run import Run
 from proard.supernet import SearchSpace, families
 from proard.supernet.budgets import Budget, Limits
@@ -203,11 +203,20 @@ def test_what_comes_from_the_run_is_inert(page: Path, parsed: Page, run: Path) -
 
 def test_numbers_are_those_of_the_files(parsed: Page, run: Path, front: list[dict[str, Any]]) -> None:
     data = json.loads(parsed.scripts["data"])
-    assert [s["costs"]["multiply_adds"] for s in data["students"]] == [row["multiply_adds"] for row in front]
-    assert [(s["clean"], s["robust"]) for s in data["students"]] == [(row["clean"], row["robust"]) for row in front]
+    for cost in COSTS:
+        for limit in sorted({row[cost] for row in front}):
+            fitting = [index for index, row in enumerate(front) if row[cost] <= limit]
+            best = max(fitting, key=lambda index: (front[index]["robust"], front[index]["clean"]))
+            shown = data["students"][[place for least, place in data["steps"][cost] if least <= limit][-1]]
+            assert shown["name"] == f"student {best + 1}"
+            assert shown["costs"] == {name: front[best][name] for name in COSTS}
+            assert (shown["clean"], shown["robust"]) == (front[best]["clean"], front[best]["robust"])
+            assert shown["picture"].count('class="bar"') > 2
+        assert data["ranges"][cost] == [min(row[cost] for row in front), max(row[cost] for row in front)]
     points = {(x, round(y, 6)) for trace in data["plots"]["front-multiply_adds"]["data"] for x, y in _points(trace)}
     hovers = {text for trace in data["plots"]["front-multiply_adds"]["data"] for text in trace["text"]}
     for row in front:
+        assert (row["multiply_adds"], round(100 * row["robust"], 6)) in points
         assert any(all(line in text for line in in_words(row["architecture"])) for text in hovers)
     for folder in (run / "students").iterdir():
         card = read_card(folder)
@@ -217,7 +226,7 @@ def test_numbers_are_those_of_the_files(parsed: Page, run: Path, front: list[dic
         assert interval in parsed.words["students"]
     assert "pgd3, 60 test images" in parsed.words["front"]
     assert "pgd2, 20 validation images" in parsed.words["front"]
-    losses = [row["loss"] for row in Subject(Run(run)).metrics if row["kind"] == "epoch"]
+    losses = [row["loss"] for row in RunContents(Run(run)).metrics if row["kind"] == "epoch"]
     assert [y for trace in data["plots"]["training-0"]["data"] for _, y in _points(trace)] == losses
     for number in (0, 1):  # of the two phases in which something is elastic
         bars = data["plots"][f"sampling-{number}-0"]["data"]
@@ -280,17 +289,17 @@ def test_a_section_without_data_says_what_makes_it(
 
 
 def test_without_a_front_it_chooses_among_what_is_known(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = Subject(Run(bare))
-    candidates, searched = subject.candidates
+    contents = RunContents(Run(bare))
+    candidates, searched = contents.candidates
     assert not searched
     assert {student.name for student in candidates} == {
         "smallest, validated",
         "largest, validated",
         "random1, validated",
     }
-    space = subject.trained.supernet.space
+    space = contents.trained.supernet.space
     assert candidates[0].costs["multiply_adds"] == space.cost(space.smallest()).multiply_adds
-    assert [victim.name for victim in Attacked(subject).victims] == ["smallest of the space", "largest of the space"]
+    assert [victim.name for victim in Attacked(contents).victims] == ["smallest of the space", "largest of the space"]
 
 
 def test_a_front_of_other_weights_is_not_shown(run: Path, tmp_path: Path) -> None:
@@ -299,15 +308,15 @@ def test_a_front_of_other_weights_is_not_shown(run: Path, tmp_path: Path) -> Non
     values["fingerprint"]["weights"] = "others"
     (copy / "front.json").write_text(json.dumps(values))
     with pytest.raises(proard.common.errors.UserError, match=r"of other weights.*proard search"):
-        _ = Subject(Run(copy)).front
+        _ = RunContents(Run(copy)).front
     (copy / "front.json").write_text("{}")
     with pytest.raises(proard.common.errors.UserError, match="not a front"):
-        _ = Subject(Run(copy)).front
+        _ = RunContents(Run(copy)).front
     card = next((copy / "students").glob("*/student.json"))
     card.write_text("{}")
-    subject = Subject(Run(copy))
-    assert len(subject.students) == 1
-    assert card.parent.name in subject.notes[0]
+    contents = RunContents(Run(copy))
+    assert len(contents.students) == 1
+    assert card.parent.name in contents.notes[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -353,7 +362,7 @@ def test_an_error_leaves_the_older_page(bare: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_choice_is_that_of_extract(run: Path, front: list[dict[str, Any]]) -> None:
-    students, _ = Subject(Run(run)).front
+    students, _ = RunContents(Run(run)).front
     extractor = Extractor(Run(run), quiet=True)
     for cost, option in (("multiply_adds", "flops"), ("parameters", "params")):
         best = best_within(students, cost)
@@ -411,7 +420,7 @@ def test_images_as_png(channels: int) -> None:
 
 
 def test_the_attack_is_that_of_the_run(run: Path) -> None:
-    attacked = Attacked(Subject(Run(run)))
+    attacked = Attacked(RunContents(Run(run)))
     cards = sorted(((read_card(f), f.name) for f in (run / "students").iterdir()), key=lambda c: c[0]["multiply_adds"])
     # How well a student does depends on the processor's arithmetic, and with it which one each budget gets.
     differ = cards[0][0]["architecture"] != cards[-1][0]["architecture"]

@@ -13,7 +13,7 @@ from proard.commands.printing import print_baseline
 from proard.common.terminal import table
 from proard.runs.energy import MAKING, known_energy
 from proard.runs.run import Run
-from proard.runs.savings import HEAD, STUDENTS, Spent, savings
+from proard.runs.savings import HEAD, STUDENTS, Spent, compared, savings
 
 
 def entry(command: str, seconds: float, kwh: float | None, **more: Any) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def test_a_training_that_is_not_on_record(tmp_path: Path, capsys: pytest.Capture
 
 def test_what_is_printed(run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Baseline, "_table", lambda self: MADE)
-    monkeypatch.setattr("proard.commands.printing._compared", lambda rows: [{"budget": row["budget"]} for row in rows])
+    monkeypatch.setattr("proard.commands.printing.compared", lambda row: {"budget": row["budget"]})
     print_baseline(Baseline(run, []))
     output = capsys.readouterr().out
     found = savings(run, MADE)
@@ -168,3 +168,22 @@ def test_a_card_counts_what_made_the_student(run: Run) -> None:
         known["kwh"] == pytest.approx(sum(e["kwh"] for e in RECORD if e["command"] in MAKING)) == pytest.approx(0.074)
     )
     assert known["seconds"] == pytest.approx(209)
+
+
+def test_a_row_of_the_comparison() -> None:
+    accuracies = {
+        "clean_accuracy_extracted": 0.912,
+        "robust_accuracy_extracted": 0.5,
+        "clean_accuracy_alone": 0.9,
+        "robust_accuracy_alone": 0.512,
+        "robust_accuracy_difference": -0.012,
+    }
+    assert compared({**comparison("flops-1M", 40.4, None), **accuracies, "multiply_adds": 987_654}) == {
+        "budget": "flops-1M",
+        "multiply-adds": "988K",
+        "extracted %": "91.2 / 50.0",
+        "alone %": "90.0 / 51.2",
+        "difference": "-1.2",
+        "alone s": "40",
+        "alone Wh": "not measured",
+    }

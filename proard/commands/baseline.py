@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from proard.commands.extract import extract
+from proard.commands.results import MeasuredStudent
 from proard.commands.single_student import alone_config, teacher_of, train_alone
 from proard.common.errors import UserError
 from proard.common.files import write_json
@@ -16,7 +17,7 @@ from proard.runs.checkpoint import load_checkpoint
 from proard.runs.energy import EnergyMeter
 from proard.runs.run import Run
 from proard.runs.savings import Savings, Spent, savings, training_of
-from proard.supernet.budgets import Budget
+from proard.supernet.budgets import Budget, no_budget
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,19 @@ class Comparison:
 
     Attributes:
         budget: what it was asked for.
-        extracted: the student directory of the one, and ``alone`` of the other.
-        alone: see above.
+        extracted: the student that was cut out.
+        alone: the one that was trained by itself.
         spent: on training it alone.
     """
 
     budget: str
-    extracted: Path
-    alone: Path
+    extracted: MeasuredStudent
+    alone: MeasuredStudent
     spent: Spent
 
     def as_dict(self) -> dict[str, Any]:
-        """With the accuracies of both, in [0, 1], and the difference extracted minus alone."""
-        cards = {"extracted": read_card(self.extracted), "alone": read_card(self.alone)}
+        """The accuracies of both, in [0, 1], their difference (extracted minus alone), and what the latter took."""
+        cards = {"extracted": self.extracted.card, "alone": self.alone.card}
         values: dict[str, Any] = {
             "budget": self.budget,
             "multiply_adds": cards["alone"]["multiply_adds"],
@@ -71,7 +72,7 @@ class Baseline:
         return savings(self.run, self._table())
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``baseline.json``."""
+        """The content of ``baseline.json``."""
         spent, found = training_of(self.run), self.savings
         return {
             **self._table(),
@@ -112,7 +113,7 @@ def baseline(
     if config.mode == "student":
         raise UserError(f"baseline: run {directory.path} trained one student alone already; give a supernet's run")
     if not budgets:
-        raise UserError("baseline needs a budget, such as --flops 100M (or --params, --memory, --size)")
+        raise no_budget("baseline")
     state = load_checkpoint(directory.checkpoint)
     if not state["finished"]:
         raise UserError(
@@ -125,15 +126,16 @@ def baseline(
     with EnergyMeter(config.energy, directory.energy, "baseline"):
         teacher = teacher_of(directory, config, state)
         for budget in budgets:
-            extracted = directory.students / budget.name
+            folder = directory.students / budget.name
             place = directory.path / "baselines" / budget.name
-            card = read_card(extracted)
+            card = read_card(folder)
             alone = alone_config(config, card["architecture"], teacher)
             if scale_epochs is not None:
                 alone = alone.scaled(scale_epochs)
             about = {"budget": card["budget"], "selection": {"method": "trained alone"}}
             student = train_alone(alone, place, directory.students / f"{budget.name}-alone", quiet, about)
-            comparisons.append(Comparison(budget.name, extracted, student.path, training_of(Run(place))))
+            extracted = MeasuredStudent(folder, card)
+            comparisons.append(Comparison(budget.name, extracted, student, training_of(Run(place))))
     result = Baseline(directory, comparisons, scale_epochs)
     write_json(directory.path / "baseline.json", result.as_dict())
     return result

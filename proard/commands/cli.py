@@ -17,6 +17,8 @@ import typer
 
 from proard.commands import options
 from proard.commands.exit_code import exit_code
+from proard.common.budget_kinds import KINDS, PLAIN
+from proard.common.errors import reason
 from proard.common.progress import lines_on_standard_error
 from proard.common.terminal import say
 from proard.common.version import __version__
@@ -80,34 +82,28 @@ def train(
         if plot := write_sampling_plot(path):
             say(f"sampled: {plot}")
     except Exception as error:  # whatever it is: the training has ended well
-        say(f"sampled: no plot ({' '.join(str(error).split()) or type(error).__name__})")
+        say(f"sampled: no plot ({reason(error)})")
     say(f"next:    proard extract --run {path}{typical_budget(Run(path))}")
 
 
 @app.command()
+@options.takes_budgets(*PLAIN, repeatable=False)
 def search(
+    *,
     run: options.RunOption = None,
     labels: options.Labels = None,
     population: options.Population = None,
     generations: options.Generations = None,
     verify: options.Verify = None,
-    flops: options.MostFlops = None,
-    params: options.MostParams = None,
-    memory: options.MostMemory = None,
-    size: options.MostSize = None,
+    budgets: options.Budgets,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
     """Measure some students, learn to predict all, search, and measure the best: the front that extract chooses from.
 
     What is measured is kept at once; an interrupted search goes on where it was. Under torchrun every process measures
-    its share.
+    its share. Budgets are limits that all students of the search keep.
     """
-    from proard.supernet.budgets import Budget
-
-    named = {"flops": flops, "params": params, "memory": memory, "size": size}
-    budgets = [Budget.parse(kind, text) for kind, text in named.items() if text is not None]
-
     from proard.commands.printing import budget_on_front, search_as_json, search_summary
     from proard.commands.search import search
 
@@ -134,15 +130,9 @@ def search(
 
 
 @app.command()
+@options.takes_budgets(*KINDS)
 def extract(
-    flops: options.Flops = [],  # noqa: B006
-    params: options.Params = [],  # noqa: B006
-    memory: options.Memory = [],  # noqa: B006
-    size: options.Size = [],  # noqa: B006
-    latency: options.Latency = [],  # noqa: B006
-    memory_int8: options.MemoryInt8 = [],  # noqa: B006
-    size_int8: options.SizeInt8 = [],  # noqa: B006
-    size_fp16: options.SizeFp16 = [],  # noqa: B006
+    budgets: options.Budgets,
     latency_table: options.LatencyTable = None,
     together: options.Together = False,
     run: options.RunOption = None,
@@ -156,21 +146,6 @@ def extract(
     as_json: options.Json = False,
 ) -> None:
     """Cut the best student for each budget out of a trained supernet; a run of one network needs no budget."""
-    from proard.supernet.budgets import parse_budgets
-
-    budgets = parse_budgets(
-        {
-            "flops": flops,
-            "params": params,
-            "memory": memory,
-            "size": size,
-            "latency": latency,
-            "memory-int8": memory_int8,
-            "size-int8": size_int8,
-            "size-fp16": size_fp16,
-        }
-    )
-
     from proard.commands.extract import extract
     from proard.commands.finetune import finetune as finetune_student
     from proard.commands.finetune import require_epochs
@@ -208,21 +183,15 @@ def extract(
 
 
 @app.command()
+@options.takes_budgets(*PLAIN)
 def baseline(
-    flops: options.Flops = [],  # noqa: B006
-    params: options.Params = [],  # noqa: B006
-    memory: options.Memory = [],  # noqa: B006
-    size: options.Size = [],  # noqa: B006
+    budgets: options.Budgets,
     run: options.RunOption = None,
     scale_epochs: options.UnfairEpochs = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
     """Train the student of each budget alone: is one training for all of them worth it?"""
-    from proard.supernet.budgets import parse_budgets
-
-    budgets = parse_budgets({"flops": flops, "params": params, "memory": memory, "size": size})
-
     from proard.commands.baseline import baseline
     from proard.commands.printing import print_baseline
 
@@ -232,9 +201,8 @@ def baseline(
         print(json.dumps(result.as_dict(), indent=1))
         return
     print_baseline(result)
-    directory = result.comparisons[0].extracted.parent.parent
-    say(f"written: {directory / 'baseline.json'}")
-    say(f"next:    proard report --run {directory}")
+    say(f"written: {result.run.path / 'baseline.json'}")
+    say(f"next:    proard report --run {result.run.path}")
 
 
 @app.command()

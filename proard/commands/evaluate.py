@@ -18,7 +18,7 @@ from proard.attacks.presets import attack_as_dict, attack_from_dict, named_attac
 from proard.commands.results import MeasuredStudent, Results
 from proard.common.device import resolve_device
 from proard.common.distributed import rank, world_size
-from proard.common.errors import UserError, nearest
+from proard.common.errors import UserError, nearest, reason
 from proard.common.files import write_json
 from proard.common.progress import Progress
 from proard.common.version import __version__
@@ -46,8 +46,6 @@ class Evaluation(MeasuredStudent):
     """What `evaluate` measured of one student on test images.
 
     Attributes:
-        path: the student directory.
-        card: its student.json.
         measurement: clean accuracy, and robust accuracy after each attack (by name) of the cascade.
         attacks: by the same names.
         seed: of the attacks and of the subset.
@@ -57,8 +55,6 @@ class Evaluation(MeasuredStudent):
         teacher: the source of that teacher, and the checksum of its file if it is one.
     """
 
-    path: Path
-    card: dict[str, Any]
     measurement: Measurement
     attacks: Mapping[str, Attack]
     seed: int
@@ -69,12 +65,17 @@ class Evaluation(MeasuredStudent):
 
     @property
     def accuracies(self) -> dict[str, Accuracy]:
-        """As measured."""
+        """The accuracy ``clean``, and the robust ones by the name of the attack, as they were measured now."""
         return {"clean": self.measurement.clean, **self.measurement.robust}
+
+    @property
+    def split(self) -> str:
+        """The split whose images the accuracies are of."""
+        return "test"
 
     def as_dict(self) -> dict[str, Any]:
         """Every number with what it is of: split, seed, subset, and all parameters of the attack; for JSON."""
-        subset = {"split": "test", "seed": self.seed, "limit": self.limit}
+        subset = {"split": self.split, "seed": self.seed, "limit": self.limit}
         plain: dict[str, Any] = {"path": str(self.path), "clean": {**self.measurement.clean.as_dict(), **subset}}
         for name, accuracy in self.measurement.robust.items():
             plain[name] = {**accuracy.as_dict(), **subset, "attack": attack_as_dict(self.attacks[name])}
@@ -87,7 +88,12 @@ class Evaluation(MeasuredStudent):
     def diagnostics_as_dict(self) -> dict[str, Any]:
         """The content of the student's `DIAGNOSTICS`; only where there are diagnostics."""
         assert self.diagnostics is not None
-        return {"proard": __version__, "split": "test", "teacher_source": self.teacher, **self.diagnostics.as_dict()}
+        return {
+            "proard": __version__,
+            "split": self.split,
+            "teacher_source": self.teacher,
+            **self.diagnostics.as_dict(),
+        }
 
 
 def evaluate(
@@ -142,7 +148,7 @@ class _Evaluator:
 
     Attributes:
         loaded: images, which the students of one run share.
-        teachers: likewise.
+        teachers: those of ``--teacher``, by the images that they were checked with.
     """
 
     attacks: Sequence[str]
@@ -234,8 +240,7 @@ def _recorded(card: dict[str, Any], folder: Path) -> tuple[DataConfig, list[Atta
             raise ValueError("no attack is recorded")
         return DataConfig.model_validate(card["data"]), attacks, int(evaluation["seed"]), evaluation["limit"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"student {folder / CARD}: its data or evaluation are damaged ({reason})") from error
+        raise UserError(f"student {folder / CARD}: its data or evaluation are damaged ({reason(error)})") from error
 
 
 def _test_data(settings: DataConfig, data_root: str | Path | None) -> DataSplits:

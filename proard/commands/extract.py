@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,7 @@ from proard.common.registry import import_modules
 from proard.common.terminal import warn
 from proard.config import Config
 from proard.data import DataSplits
-from proard.evaluation.accuracy import Accuracy, Measurement, measure, work
+from proard.evaluation.accuracy import Measurement, measure, work
 from proard.evaluation.latency import LatencyTable, latency_card, measure_latency, with_latency
 from proard.evaluation.latency.limits import TABLE
 from proard.export.formats import FormatChecks
@@ -36,42 +35,12 @@ from proard.search.front import FILE, Front, read_front
 from proard.search.labeller import Labeller
 from proard.search.selection import Label, Prefer, choose, preference
 from proard.supernet import Architecture, Family, SearchSpace
-from proard.supernet.budgets import Budget, Limits
-
-
-@dataclass(frozen=True, repr=False)
-class Extracted(MeasuredStudent):
-    """A student that was written.
-
-    Attributes:
-        path: its directory.
-        card: its student.json.
-    """
-
-    path: Path
-    card: dict[str, Any]
-
-    @property
-    def accuracies(self) -> dict[str, Accuracy]:
-        """As on its card."""
-        evaluation = self.card["evaluation"]
-        values = {"clean": evaluation["clean"], **{r["attack"]["name"]: r for r in evaluation["robust"]}}
-        return {name: Accuracy(value["correct"], value["images"]) for name, value in values.items()}
-
-    @property
-    def split(self) -> str:
-        """As on its card."""
-        return self.card["evaluation"]["split"]
+from proard.supernet.budgets import Budget, Limits, budgets_of, no_budget
 
 
 def extract(
-    budgets: Sequence[Budget | tuple[str, str]] | Budget | None = None,
+    budgets: Budget | Sequence[Budget | tuple[str, str]] = (),
     *,
-    flops: str | float | None = None,
-    params: str | float | None = None,
-    memory: str | float | None = None,
-    size: str | float | None = None,
-    latency: str | float | None = None,
     together: bool = False,
     latency_table: str | Path | None = None,
     run: str | Path | None = None,
@@ -80,7 +49,8 @@ def extract(
     formats: Sequence[str] = (),
     static_batch: int | None = None,
     quiet: bool = False,
-) -> list[Extracted]:
+    **named: str | float | None,
+) -> list[MeasuredStudent]:
     """Choose a student for every budget on validation images, calibrate it, measure it on test images, and write it.
 
     It is chosen from the front that `search` measured, where the run has one; else some students are measured now.
@@ -89,11 +59,6 @@ def extract(
 
     Args:
         budgets: any number of `Budget`s, or pairs such as ``("flops", "100M")``.
-        flops: a budget of multiply-adds, such as ``"100M"``.
-        params: a budget of parameters.
-        memory: a budget of peak activation memory, such as ``"256KB"`` (float32, batch size 1).
-        size: a budget of the weight file's size, such as ``"1MB"``.
-        latency: a budget of predicted latency, such as ``"5ms"``.
         together: one student that keeps all budgets, instead of one for each.
         latency_table: of another device; default the run's own, which `profile` makes.
         run: the run directory; default the newest in ``runs/``.
@@ -102,15 +67,13 @@ def extract(
         formats: further formats: ``onnx``, ``onnx-int8``, ``pt2-int8``, ``executorch``.
         static_batch: the one batch size that ONNX files take; default any.
         quiet: no progress bar.
+        named: further budgets by their kind, such as ``flops="100M"`` or ``memory_int8="64KB"``.
 
     Raises:
         UserError: no run, no budget, a budget below the smallest student, an unknown format or preference, or a place
             that cannot be written; nothing was written.
     """
-    wanted = [budgets] if isinstance(budgets, Budget) else list(budgets or [])
-    named = {"flops": flops, "params": params, "memory": memory, "size": size, "latency": latency}
-    given = [b if isinstance(b, Budget) else Budget.parse(*b) for b in wanted]
-    given += [Budget.parse(kind, text) for kind, text in named.items() if text is not None]
+    given = budgets_of(budgets, named)
     if together and len(given) < 2:
         raise UserError("--and: joins the budgets of one student; give two, such as --flops 100M --params 2M --and")
     limits = [Limits(tuple(given))] if together else [Limits((budget,)) for budget in given]
@@ -122,7 +85,7 @@ def extract(
     import_modules(config.imports)  # may bring a format
     check_formats(formats)
     if not limits and config.mode == "supernet":
-        raise UserError("extract needs a budget, such as --flops 100M (or --params, --memory, --size)")
+        raise no_budget("extract")
     meter = EnergyMeter(config.energy, directory.energy, "extract")
     extractor = Extractor(directory, quiet)
     extractor.static_batch = static_batch
@@ -166,7 +129,7 @@ class Extractor(TrainedRun):
         self._table: LatencyTable | None = None
 
     def use_latency(self, table: LatencyTable) -> None:
-        """Know every student's latency too."""
+        """Predict every student's latency with a table, so that it counts among its costs."""
         self._table, self.space = table, with_latency(self.supernet.space, table)
 
     @cached_property
@@ -239,7 +202,7 @@ class Extractor(TrainedRun):
                 known=self.labels,
             )
 
-    def write(self, limits: Limits | None, out: Path, prefer: Prefer, formats: Sequence[str]) -> Extracted:
+    def write(self, limits: Limits | None, out: Path, prefer: Prefer, formats: Sequence[str]) -> MeasuredStudent:
         """Choose, calibrate, measure on the test split, and write the student directory."""
         if limits is None or self.space.size == 1:
             architecture, selection = self.space.largest(), {"method": "only one"}
@@ -258,13 +221,13 @@ class Extractor(TrainedRun):
         formats: Sequence[str] = (),
         about: dict[str, Any] | None = None,
         split: Literal["test", "validation"] = "test",
-    ) -> Extracted:
+    ) -> MeasuredStudent:
         """Measure a calibrated network of this run's space, and write its student directory.
 
         Args:
             path: of the directory.
-            network: of the architecture.
-            architecture: see above.
+            network: that was calibrated.
+            architecture: of the network.
             formats: beside those that are always written.
             about: further entries of its card, such as ``budget``.
             split: whose images it is measured on.
@@ -285,7 +248,7 @@ class Extractor(TrainedRun):
         checks = None
         if split == "test":
             checks = format_checks(self.config, self.data, self.device, attack, self.static_batch)
-        return Extracted(path, write_student(path, network, card, formats, checks, self.quiet))
+        return MeasuredStudent(path, write_student(path, network, card, formats, checks, self.quiet))
 
     def _card(self, architecture: Architecture, result: Measurement, attack: Attack) -> dict[str, Any]:
         threat = attack.threat

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from proard.commands.extract import Extracted
+from proard.commands.results import MeasuredStudent
 from proard.commands.single_student import alone_config, teacher_of, train_alone
 from proard.common.errors import UserError
 from proard.export.student_directory import read_card
@@ -23,7 +23,7 @@ def finetune(
     learning_rate_factor: float = 0.1,
     formats: Sequence[str] = (),
     quiet: bool = False,
-) -> Extracted:
+) -> MeasuredStudent:
     """Go on training an extracted student by itself, and put the result in its place.
 
     Args:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from proard.common.budget_kinds import KINDS
+
+if TYPE_CHECKING:
+    from proard.supernet.budgets import Budget
 
 # Names of registries that need torch to be read; a test compares both.
 ATTACKS = (
@@ -45,21 +52,21 @@ def among(names: Iterable[str]) -> Callable[[str], list[str]]:
 
 
 def packaged(incomplete: str) -> list[str]:
-    """Packaged configurations."""
+    """A completion with the packaged configurations."""
     from proard.config import packaged_configs
 
     return [name for name in packaged_configs() if name.startswith(incomplete)]
 
 
 def configs(incomplete: str) -> list[str]:
-    """Packaged configurations, and YAML files."""
+    """A completion with the packaged configurations, and YAML files."""
     folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
     files = [path for path in _entries(folder) if path.suffix in (".yaml", ".yml")]
     return [*packaged(incomplete), *(name for name in map(str, files) if name.startswith(incomplete))]
 
 
 def overrides(incomplete: str) -> list[str]:
-    """Keys of a configuration, one level at a time, and the families behind ``supernet.family=``."""
+    """A completion with keys of a configuration, one level at a time, and the families behind ``supernet.family=``."""
     from pydantic import BaseModel
 
     from proard.common.registry import is_model
@@ -82,13 +89,13 @@ def overrides(incomplete: str) -> list[str]:
 
 
 def runs(incomplete: str) -> list[str]:
-    """Run directories in ``runs/``."""
+    """A completion with the run directories in ``runs/``."""
     found = [path.parent for path in sorted(Path("runs").glob("*/config.yaml"))]
     return [name for name in map(str, found) if name.startswith(incomplete)]
 
 
 def students(incomplete: str) -> list[str]:
-    """Student directories of the runs in ``runs/``, and those runs."""
+    """A completion with the student directories of the runs in ``runs/``, and those runs."""
     found = [path.parent for path in sorted(Path("runs").glob("*/students/*/student.json"))]
     return [*(name for name in map(str, found) if name.startswith(incomplete)), *runs(incomplete)]
 
@@ -111,29 +118,51 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 ScaleEpochs = Annotated[float | None, typer.Option(metavar="FACTOR", help="Make every phase this much as long.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", autocompletion=among(DEVICES))]
 
-# Budgets: repeatable
+# Budgets
 
-Flops = Annotated[list[str], typer.Option(metavar="N", help="Multiply-adds, such as 100M; repeatable.")]
-Params = Annotated[list[str], typer.Option(metavar="N", help="Parameters, such as 2M.")]
-Memory = Annotated[list[str], typer.Option(metavar="BYTES", help="Peak activations, float32, such as 256KB.")]
-Size = Annotated[list[str], typer.Option(metavar="BYTES", help="The weight file, float32, such as 1MB.")]
-Latency = Annotated[
-    list[str], typer.Option(metavar="TIME", help="On the device that 'proard profile' measured, such as 5ms.")
-]
-MemoryInt8 = Annotated[
-    list[str], typer.Option("--memory-int8", metavar="BYTES", help="Peak activations in int8, such as 64KB.")
-]
-SizeInt8 = Annotated[list[str], typer.Option("--size-int8", metavar="BYTES", help="Weights in int8, such as 256KB.")]
-SizeFp16 = Annotated[
-    list[str], typer.Option("--size-fp16", metavar="BYTES", help="The weight file in float16, such as 512KB.")
-]
+Budgets = list["Budget"]  # in quotes: its module needs torch
 
-# Budgets of a search: one of each
 
-MostFlops = Annotated[str | None, typer.Option(metavar="N", help="Search below these multiply-adds only.")]
-MostParams = Annotated[str | None, typer.Option(metavar="N", help="Likewise parameters.")]
-MostMemory = Annotated[str | None, typer.Option(metavar="BYTES", help="Likewise peak activations, float32.")]
-MostSize = Annotated[str | None, typer.Option(metavar="BYTES", help="Likewise the weight file, float32.")]
+def takes_budgets(*kinds: str, repeatable: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with an option for each of these kinds of budget; it gets them, read, as its argument ``budgets``.
+
+    Typer makes options from a function's signature: there they stand in the place of that argument.
+    """
+    options = [
+        Parameter(
+            name.replace("-", "_"),
+            Parameter.KEYWORD_ONLY,
+            default=[] if repeatable else None,
+            annotation=Annotated[
+                list[str] if repeatable else str | None,
+                typer.Option(
+                    f"--{name}",
+                    metavar=KINDS[name].metavar,
+                    help=f"{KINDS[name].help}, such as {KINDS[name].example}{'; repeatable' * repeatable}.",
+                ),
+            ],
+        )
+        for name in kinds
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def with_options(**values: Any) -> None:
+            from proard.supernet.budgets import parse_budgets
+
+            given = {name: values.pop(option.name) for name, option in zip(kinds, options, strict=True)}
+            texts = {name: [text] if isinstance(text, str) else text or [] for name, text in given.items()}
+            command(budgets=parse_budgets(texts), **values)
+
+        own = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in signature(command, eval_str=True).parameters.values()]
+        place = [parameter.name for parameter in own].index("budgets")
+        own[place : place + 1] = options
+        with_options.__signature__ = Signature(own)  # type: ignore[attr-defined]
+        with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in own}
+        return with_options
+
+    return decorate
+
 
 # train
 

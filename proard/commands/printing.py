@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from proard.common.terminal import print_table, say, table
 from proard.common.units import short, short_time
 from proard.runs.run import Run, read_metrics
-from proard.runs.savings import HEAD, thousandths
+from proard.runs.savings import HEAD, compared
 from proard.search.front import HEAD as FRONT_HEAD
 from proard.search.front import MOST_ROWS, Front, table_rows
 from proard.search.predictor import TARGETS
@@ -19,12 +19,12 @@ from proard.search.searcher import SearchResult
 if TYPE_CHECKING:
     from proard.commands.baseline import Baseline
     from proard.commands.evaluate import Evaluation
-    from proard.commands.extract import Extracted
     from proard.commands.profile import Profile
+    from proard.commands.results import MeasuredStudent
     from proard.training import Trainer
 
 
-def print_students(students: Sequence[Extracted]) -> None:
+def print_students(students: Sequence[MeasuredStudent]) -> None:
     """What was extracted: costs and accuracies, how it was chosen, and its latency where a budget asked for one."""
     _print_students([student.row() for student in students])
     for line in dict.fromkeys(map(_chosen, (student.card["selection"] for student in students))):
@@ -54,7 +54,7 @@ def print_baseline(result: Baseline) -> None:
     """Students of the one training beside the same ones trained alone: accuracies, and what each way costs."""
     print("test accuracy, clean / robust; the difference is of robust accuracy, in points")
     print("1 multiply-add = 1 FLOP")
-    print_table(_compared(result.as_dict()["comparisons"]))
+    print_table([compared(row) for row in result.as_dict()["comparisons"]])
     found = result.savings
     if found is None:
         print("\nwhat one training for all took is not on record (no training in energy.json)")
@@ -145,28 +145,6 @@ def _latency(card: dict[str, Any]) -> str:
     times = f"predicted {short_time(predicted['seconds'])}, measured {short_time(measured['median'])}"
     where = "" if card["same_device"] else f" here; predicted for another device, {predicted['device']}"
     return f"{times} (p95 {short_time(measured['p95'])}){where}"
-
-
-def _compared(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """A row for every budget."""
-    rows = []
-    for row in comparisons:
-        pairs = {
-            name: f"{100 * row[f'clean_accuracy_{name}']:.1f} / {100 * row[f'robust_accuracy_{name}']:.1f}"
-            for name in ("extracted", "alone")
-        }
-        rows.append(
-            {
-                "budget": row["budget"],
-                "multiply-adds": short(row["multiply_adds"]),
-                "extracted %": pairs["extracted"],
-                "alone %": pairs["alone"],
-                "difference": f"{100 * row['robust_accuracy_difference']:+.1f}",
-                "alone s": f"{row['seconds_alone']:.0f}",
-                "alone Wh": thousandths(row["kwh_alone"]),
-            }
-        )
-    return rows
 
 
 def _cascade(result: Evaluation) -> list[dict[str, str]]:

@@ -46,9 +46,9 @@ def write_report(run: str | Path | None = None, out: str | Path | None = None, *
     meter = EnergyMeter(directory.config().energy, directory.energy, "report")
 
     from proard.report.page import page  # torch, and all that it reads a run with
-    from proard.report.run_contents import Subject
+    from proard.report.run_contents import RunContents
 
     with meter:
-        text = page(Subject(directory), quiet)
+        text = page(RunContents(directory), quiet)
     atomic_write(path, text)
     return path

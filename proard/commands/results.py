@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,29 +11,39 @@ from proard.common import html
 from proard.common.errors import UserError
 from proard.common.units import short
 from proard.evaluation.accuracy import Accuracy
-from proard.supernet import Architecture, families
+from proard.export.student_directory import family_of
+from proard.supernet import Architecture
+from proard.supernet.space import Picture
 
 
-class MeasuredStudent(ABC):
-    """A student directory with its card, and accuracies on some images."""
+@dataclass(frozen=True, repr=False)
+class MeasuredStudent:
+    """A student directory, and its accuracies on some images: those on its card, where nothing else was measured.
+
+    Attributes:
+        path: of the directory.
+        card: its student.json.
+    """
 
     path: Path
     card: dict[str, Any]
 
     @property
-    @abstractmethod
-    def accuracies(self) -> Mapping[str, Accuracy]:
-        """``clean``, and robust accuracy by the name of the attack."""
+    def accuracies(self) -> dict[str, Accuracy]:
+        """The accuracy ``clean``, and the robust ones by the name of the attack."""
+        evaluation = self.card["evaluation"]
+        values = {"clean": evaluation["clean"], **{r["attack"]["name"]: r for r in evaluation["robust"]}}
+        return {name: Accuracy(value["correct"], value["images"]) for name, value in values.items()}
+
+    @property
+    def split(self) -> str:
+        """The split whose images the accuracies are of: ``test`` or ``validation``."""
+        return self.card["evaluation"]["split"]
 
     @property
     def architecture(self) -> Architecture:
-        """What the student is; of a space that can be drawn, if its family is known here."""
-        options = {"num_classes": self.card["num_classes"], "input_shape": self.card["input_shape"]}
-        try:
-            family = families.build(self.card["family"], {**self.card["family_options"], **options})
-            return family.space().canonical(self.card["architecture"])
-        except UserError:
-            return Architecture(tuple(self.card["architecture"].items()))
+        """The choices that make the student."""
+        return Architecture(tuple(self.card["architecture"].items()))
 
     def row(self) -> dict[str, str]:
         """A line of a table: what the student costs, and its accuracies in per cent with the 95 % interval."""
@@ -43,8 +53,7 @@ class MeasuredStudent(ABC):
             "parameters": short(self.card["parameters"]),
         }
         for name, accuracy in self.accuracies.items():
-            low, high = accuracy.interval
-            row[f"{name} %"] = f"{100 * accuracy.value:.1f} ({100 * low:.1f}-{100 * high:.1f})"
+            row[f"{name} %"] = accuracy.with_interval
         row["images"] = str(self.accuracies["clean"].total)
         return row
 
@@ -58,14 +67,10 @@ class MeasuredStudent(ABC):
 
     def _repr_html_(self) -> str:
         """For notebooks: the student's stages, costs and accuracies."""
-        architecture = self.architecture
-        picture = architecture._repr_html_() if len(architecture) else ""
-        return html.block(Results([self])._repr_html_(), picture)
-
-    @property
-    def split(self) -> str:
-        """Of the images that the accuracies are of."""
-        return "test"
+        shown: Architecture | Picture = self.architecture
+        with suppress(UserError):  # a family that is not known here: in words alone
+            shown = family_of(self.card).space().picture(self.architecture)
+        return html.block(Results([self])._repr_html_(), shown._repr_html_() if len(self.architecture) else "")
 
 
 S = TypeVar("S", bound=MeasuredStudent)

@@ -14,7 +14,7 @@ from proard.runs.run import Run
 from proard.runs.trained_run import TrainedRun
 from proard.search.predictor import LEAST_LABELS
 from proard.search.searcher import Searcher, SearchResult
-from proard.supernet.budgets import Budget, Limits
+from proard.supernet.budgets import Budget, Limits, budgets_of
 
 
 def search(
@@ -24,13 +24,10 @@ def search(
     population: int | None = None,
     generations: int | None = None,
     verify: int | None = None,
-    budgets: Sequence[Budget | tuple[str, str]] = (),
-    flops: str | float | None = None,
-    params: str | float | None = None,
-    memory: str | float | None = None,
-    size: str | float | None = None,
+    budgets: Budget | Sequence[Budget | tuple[str, str]] = (),
     regressors: Sequence[str] | None = None,
     quiet: bool = False,
+    **named: str | float | None,
 ) -> SearchResult | None:
     """Measure students on validation images, learn to predict them, search, and measure what was found.
 
@@ -45,12 +42,9 @@ def search(
         generations: of NSGA-II.
         verify: students of the predicted front to measure.
         budgets: limits that NSGA-II keeps, all of them; labels come from the whole space.
-        flops: a budget of multiply-adds, such as ``"100M"``.
-        params: a budget of parameters.
-        memory: a budget of peak activation memory, such as ``"256KB"``.
-        size: a budget of the weight file's size, such as ``"1MB"``.
         regressors: names to compare for the predictor; default all.
         quiet: no progress bar.
+        named: further budgets by their kind, such as ``flops="100M"``.
 
     Returns:
         The result; None in the processes of rank 1 and above.
@@ -58,9 +52,7 @@ def search(
     Raises:
         UserError: no run, wrong numbers or budgets, a run of one network, or a damaged label file.
     """
-    named = {"flops": flops, "params": params, "memory": memory, "size": size}
-    wanted = [b if isinstance(b, Budget) else Budget.parse(*b) for b in budgets]
-    limits = Limits((*wanted, *(Budget.parse(kind, text) for kind, text in named.items() if text is not None)))
+    limits = Limits(tuple(budgets_of(budgets, named)))
     least = {"labels": (labels, LEAST_LABELS), "population": (population, 2), "generations": (generations, 1)}
     for name, (value, bound) in {**least, "verify": (verify, 0)}.items():
         if value is not None and value < bound:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from proard.commands.extract import Extracted, Extractor
+from proard.commands.extract import Extractor
+from proard.commands.results import MeasuredStudent
 from proard.commands.train import train
 from proard.config import Config, PhaseConfig, StudentConfig, SupernetConfig, TeacherConfig
 from proard.runs.checkpoint import load_checkpoint
@@ -61,7 +62,7 @@ def teacher_of(directory: Run, config: Config, state: dict[str, Any]) -> Teacher
 
 def train_alone(
     config: Config, place: Path, out: Path, quiet: bool, about: dict[str, Any], formats: Sequence[str] = ()
-) -> Extracted:
+) -> MeasuredStudent:
     """Train, or go on training, a run of one student; measure it on test images, and write it to ``out``."""
     started = (place / "checkpoint.pt").exists()
     if not (started and load_checkpoint(place / "checkpoint.pt")["finished"]):

@@ -85,7 +85,7 @@ def train(
 
 
 def _saved(meter: EnergyMeter, tracking: Tracking) -> None:
-    """After every checkpoint."""
+    """What is done after every checkpoint."""
     meter.save()
     tracking.follow()
 

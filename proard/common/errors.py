@@ -29,3 +29,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; valid: {', '.join(names)}" if names else ""
+
+
+def reason(error: object) -> str:
+    """What an exception says, in one line; the name of its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

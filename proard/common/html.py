@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """A paragraph, of a class of the style."""
+    """A paragraph, in HTML, of a class of the style."""
     return f"<p{_class(kind)}>{escape(text)}</p>"
 
 
@@ -17,12 +18,18 @@ def block(*parts: str) -> str:
 
 
 def lines(texts: Iterable[str]) -> str:
-    """Small text, in lines."""
+    """Texts below each other, small and pale."""
     return f'<div style="font-size:90%;line-height:1.4;opacity:.8">{"<br>".join(map(escape, texts))}</div>'
 
 
+def picture(svg: str, text: str) -> str:
+    """A drawing that keeps its styles and names to itself, with a text for those who do not see it."""
+    source = base64.b64encode(svg.encode()).decode()
+    return f'<img alt="{escape(text)}" src="data:image/svg+xml;base64,{source}" style="max-width:100%"/>'
+
+
 def facts(rows: Iterable[tuple[str, str]]) -> str:
-    """Terms and values."""
+    """A list of terms and their values."""
     body = "".join(f"<dt>{escape(term)}</dt><dd>{escape(value)}</dd>" for term, value in rows)
     return f'<dl class="facts">{body}</dl>'
 
@@ -43,7 +50,7 @@ def details(title: str, inside: str, *, is_open: bool = False) -> str:
 
 
 def preformatted(text: str) -> str:
-    """Text with its line ends."""
+    """A text that keeps its line ends."""
     return f"<pre>{escape(text)}</pre>"
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import Protocol
+from io import StringIO
+from typing import Any, Protocol
 
 from proard.common.units import short
 
@@ -18,8 +19,7 @@ HEIGHT, WIDTH, LEAST, GAP, GROUP_GAP = 44.0, 15.0, 3.0, 3.0, 10.0  # pixels; a b
 LINE = 11.0  # of text
 CHARACTER = 5.6
 CLEAN, ROBUST, MUTED = "#3f8ed0", "#dc6a2e", "#8b95a3"  # told apart by colour-blind readers, on white and on black
-PLOT_WIDTH, PLOT_HEIGHT = 460.0, 230.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 24.0, 36.0  # margins of a plot
+GREY = "#808080"  # of a plot's text, for both backgrounds
 
 
 class Choice(Protocol):
@@ -38,8 +38,8 @@ class Bar:
     """A block, or another part with a width of its own.
 
     Attributes:
-        width: relative to the largest student's, in (0, 1].
-        expand: likewise.
+        width: of what leaves it, relative to the largest student's, in (0, 1].
+        expand: breadth inside of it, relative to the largest student's, in (0, 1].
         present: whether the student has it.
         notes: the values of all other decisions, such as a kernel's side.
     """
@@ -117,20 +117,16 @@ def stages_svg(decisions: Sequence[Choice], architecture: Mapping[str, float]) -
     shapes += [_text("stage", middle, most_notes, label) for middle, label in labels]
     width, height = x, 1 + HEIGHT + LINE * (most_notes + 1) + 4
     title = escape("; ".join(in_words(architecture)))
-    return _svg("stages", width, height, f"<title>{title}</title>{''.join(shapes)}")
-
-
-def _svg(kind: str, width: float, height: float, inside: str) -> str:
-    """A drawing of this many pixels, or as wide as there is room; text in the colour of the text around it."""
     return (
-        f'<svg class="{kind}" role="img" width="{width:.0f}" height="{height:.0f}" '
+        f'<svg class="stages" role="img" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:100%;height:auto" fill="currentColor" '
-        f'font-family="system-ui, sans-serif" font-size="9" text-anchor="middle">{inside}</svg>'
+        f'font-family="system-ui, sans-serif" font-size="9" text-anchor="middle">'
+        f"<title>{title}</title>{''.join(shapes)}</svg>"
     )
 
 
 def _rectangle(kind: str, left: float, width: float, height: float) -> str:
-    """On the common ground line."""
+    """A rectangle that stands on the common ground line."""
     colour = f'fill="none" stroke="{MUTED}" stroke-dasharray="2 2"' if kind == "ghost" else f'fill="{CLEAN}"'
     return (
         f'<rect class="{kind}" x="{left:.1f}" y="{1 + HEIGHT - height:.1f}" width="{width:.1f}" '
@@ -139,7 +135,7 @@ def _rectangle(kind: str, left: float, width: float, height: float) -> str:
 
 
 def _text(kind: str, middle: float, line: int, text: str) -> str:
-    """In a line below the ground line, counted from 0."""
+    """A text in a line below the ground line, counted from 0."""
     return f'<text class="{kind}" x="{middle:.1f}" y="{1 + HEIGHT + LINE * (line + 1):.1f}">{escape(text)}</text>'
 
 
@@ -182,74 +178,38 @@ class Series:
 
 
 def accuracy_svg(series: Sequence[Series], across_label: str) -> str:
-    """Accuracy in per cent over a cost on a log scale.
+    """Accuracy in per cent over a cost on a log scale, in mid-grey on nothing: to be read on white and on black.
 
     Args:
-        series: with at least one point in all; the last is drawn on top.
+        series: each with at least one point; the last is drawn on top.
         across_label: what the horizontal axis shows.
     """
-    points = [point for one in series for point in one.points]
-    across = _Axis.logarithmic([x for x, _ in points], LEFT, PLOT_WIDTH - RIGHT)
-    upwards = _Axis.linear([100 * y for _, y in points], PLOT_HEIGHT - BOTTOM, TOP)
-    shapes = [_plot_text(across.place(tick), PLOT_HEIGHT - BOTTOM + 14, short(tick)) for tick in across.ticks]
-    for tick in upwards.ticks:
-        y = upwards.place(tick)
-        shapes.append(
-            f'<line x1="{LEFT:.1f}" y1="{y:.1f}" x2="{PLOT_WIDTH - RIGHT:.1f}" y2="{y:.1f}" stroke="{MUTED}" '
-            'stroke-opacity="0.4"/>'
-        )
-        shapes.append(_plot_text(LEFT - 5, y + 3.5, f"{tick:g}", "end"))
-    shapes.append(_plot_text((LEFT + PLOT_WIDTH - RIGHT) / 2, PLOT_HEIGHT - 6, across_label))
-    shapes.append(_plot_text(2, 11, "accuracy, %", "start"))
-    x = LEFT + 90
-    for one in series:
-        shapes.append(_dot(x, 7.5, one))
-        shapes.append(_plot_text(x + 7, 11, one.name, "start"))
-        x += 24 + CHARACTER * len(one.name)
-        shapes += [_dot(across.place(cost), upwards.place(100 * accuracy), one) for cost, accuracy in one.points]
-    return _svg("accuracy", PLOT_WIDTH, PLOT_HEIGHT, "".join(shapes))
+    from matplotlib import rc_context  # only a notebook that shows a front waits for it
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-
-@dataclass(frozen=True)
-class _Axis:
-    """Where a value stands between two ends, in pixels; and values to be written beside it."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    ticks: tuple[float, ...]
-    is_log: bool
-
-    @classmethod
-    def linear(cls, values: Iterable[float], start: float, end: float) -> _Axis:
-        """With round ticks, four or so."""
-        low, high = min(values := list(values)), max(values)
-        step = next((s for s in (0.5, 1, 2, 5, 10) if high - low <= 4 * s), 20)
-        first, last = math.floor(low / step), max(math.ceil(high / step), math.floor(low / step) + 1)
-        ticks = tuple(step * n for n in range(first, last + 1))
-        return cls(ticks[0], ticks[-1], start, end, ticks, False)
-
-    @classmethod
-    def logarithmic(cls, values: Iterable[float], start: float, end: float) -> _Axis:
-        """With ticks at 1, 2 and 5 times a power of ten, as far as they do not crowd."""
-        low, high = min(values := list(values)) / 1.15, max(values) * 1.15
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        for factors in ((1, 2, 5), (1,)):
-            ticks = tuple(f * 10.0**p for p in powers for f in factors if low <= f * 10.0**p <= high)
-            if len(ticks) <= 8:
-                break
-        return cls(low, high, start, end, ticks or tuple(sorted({min(values), max(values)})), True)
-
-    def place(self, value: float) -> float:
-        """In pixels."""
-        low, high, at = (math.log(v) if self.is_log else v for v in (self.low, self.high, value))
-        return self.start + (at - low) / (high - low) * (self.end - self.start)
-
-
-def _dot(x: float, y: float, series: Series) -> str:
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2.2 if series.small else 3.6}" fill="{series.colour}"/>'
-
-
-def _plot_text(x: float, y: float, text: str, anchor: str = "middle") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="11" text-anchor="{anchor}">{escape(text)}</text>'
+    style: Any = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), GREY)
+    style |= {"svg.fonttype": "none", "svg.hashsalt": "proard", "font.size": 8}
+    with rc_context(style), StringIO() as file:
+        figure = Figure(figsize=(5.2, 2.6), layout="constrained")
+        axes = figure.subplots()
+        for one in series:
+            costs, accuracies = zip(*((cost, 100 * accuracy) for cost, accuracy in one.points), strict=True)
+            size = 8 if one.small else 22
+            axes.scatter(
+                costs, accuracies, s=size, color=one.colour, linewidths=0, clip_on=False, label=one.name, gid=one.name
+            )
+        axes.set(xscale="log", xlabel=across_label, ylabel="accuracy, %")
+        costs, accuracies = zip(*(point for one in series for point in one.points), strict=True)
+        places = (min(costs) ** (1 - share) * max(costs) ** share for share in (0, 1 / 3, 2 / 3, 1))
+        ticks = {short(place): place for place in places}
+        axes.set_xticks(list(ticks.values()), list(ticks))
+        axes.minorticks_off()
+        low, high = math.floor(100 * min(accuracies)) - 1, math.ceil(100 * max(accuracies)) + 1
+        axes.set_ylim(max(low, 0), min(high, 100))
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.grid(axis="y", color=GREY, alpha=0.4)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside upper center", ncols=len(series), frameon=False)
+        figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator")))
+        return file.getvalue()

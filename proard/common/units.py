@@ -6,7 +6,7 @@ from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 
 COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 # SI prefixes are decimal; KiB and MiB are binary. So a student "under 256KB" fits either reading.
-BYTES = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+BYTES = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2.0**10, "MIB": 2.0**20, "GIB": 2.0**30}
 SECONDS = {"US": 1e-6, "MS": 1e-3, "S": 1.0}  # never bare: is 5 seconds or milliseconds?
 SPELLED = ("K", "M", "G", "KB", "MB", "KiB", "MiB", "us", "ms", "s")
 

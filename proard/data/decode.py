@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from proard.common.errors import UserError
+from proard.common.errors import UserError, reason
 from proard.common.progress import Progress
 
 Bytes = NDArray[np.uint8]
@@ -32,8 +32,7 @@ def decode_image(path: Path, size: int) -> Bytes:
         with Image.open(path) as opened:
             image = _to_rgb(opened)
     except Exception as error:  # Pillow's decoders raise many types on broken files: SyntaxError, struct.error, ...
-        reason = " ".join(str(error).split())
-        raise UserError(f"image {path}: cannot be read ({reason}); replace or remove the file") from error
+        raise UserError(f"image {path}: cannot be read ({reason(error)}); replace or remove the file") from error
     side = min(image.size)
     left, top = ((length - side) // 2 for length in image.size)
     square = (left, top, left + side, top + side)

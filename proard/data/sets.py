@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from proard.common.errors import UserError
+from proard.common.errors import UserError, reason
 from proard.common.registry import Registry
 from proard.config import DataConfig
 from proard.data.folder import load_image_folder
@@ -102,14 +102,13 @@ class TorchvisionSet:
             with _fetching():
                 train, test = (self._read(root, split, download=bool(missing)) for split in self.splits)
         except Exception as error:  # network, disk, archive and parser errors share no base class
-            reason = " ".join(str(error).split()) or type(error).__name__
             if missing:
                 raise UserError(
-                    f"data {config.name}: download failed ({reason}); try again, or put its files "
+                    f"data {config.name}: download failed ({reason(error)}); try again, or put its files "
                     f"({', '.join(self.archives or self.files)}) into {root} by hand"
                 ) from error
             raise UserError(
-                f"data {config.name}: the files in {folder} are corrupt ({reason}); "
+                f"data {config.name}: the files in {folder} are corrupt ({reason(error)}); "
                 "remove them, then put good ones there or set data.download=true"
             ) from error
         return train[0], test[0], train[1]
@@ -132,9 +131,9 @@ class TorchvisionSet:
                         if path.name in self.files:
                             os.replace(path, root / self.folder / path.name)
             except Exception as error:  # read-only folder, truncated archive, ...
-                reason = " ".join(str(error).split()) or type(error).__name__
                 raise UserError(
-                    f"data {name}: {archive} cannot be unpacked ({reason}); unpack it by hand, or get a good copy"
+                    f"data {name}: {archive} cannot be unpacked ({reason(error)}); "
+                    "unpack it by hand, or get a good copy"
                 ) from error
 
     def _read(self, root: Path, split: dict[str, Any], download: bool) -> tuple[ImageSet, tuple[str, ...]]:

@@ -42,6 +42,12 @@ class Accuracy:
         # Exact at the ends, where rounding would put the value itself outside.
         return (centre - half if self.correct else 0.0), (centre + half if self.correct < n else 1.0)
 
+    @property
+    def with_interval(self) -> str:
+        """The value in per cent and its 95 % interval, such as ``70.0 (60.4-78.1)``."""
+        low, high = self.interval
+        return f"{self} ({100 * low:.1f}-{100 * high:.1f})"
+
     def as_dict(self) -> dict[str, Any]:
         """Value, images and interval, for JSON."""
         low, high = self.interval

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from proard.common.errors import UserError, nearest
+from proard.common.errors import UserError, nearest, reason
 from proard.common.files import atomic_directory, atomic_write, sha256, write_json
 from proard.common.progress import Progress
 from proard.export.formats import FORMATS as FORMATS
@@ -160,8 +160,7 @@ def load_student(directory: str | Path) -> nn.Module:
     """
     card = read_card(directory)
     try:
-        options = {"num_classes": card["num_classes"], "input_shape": card["input_shape"]}
-        family = families.build(card["family"], {**card["family_options"], **options})
+        family = family_of(card)
         architecture = family.space().canonical(card["architecture"])
     except UserError as error:
         raise UserError(f"student {Path(directory) / CARD}: {error}") from error
@@ -170,11 +169,19 @@ def load_student(directory: str | Path) -> nn.Module:
     try:
         student.load_state_dict(load_file(Path(directory) / WEIGHTS), assign=True)
     except (RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"student {directory}: {WEIGHTS} does not fit its card ({' '.join(str(error).split())})"
-        ) from error
+        raise UserError(f"student {directory}: {WEIGHTS} does not fit its card ({reason(error)})") from error
     student.card = card  # type: ignore[assignment]
     return student.eval()
+
+
+def family_of(card: Mapping[str, Any]) -> Family:
+    """The family of a student, with its options, from what `describe` wrote into its card.
+
+    Raises:
+        UserError: a family that is not known here, or does not take these options.
+    """
+    images = {"num_classes": card["num_classes"], "input_shape": card["input_shape"]}
+    return families.build(card["family"], {**card["family_options"], **images})
 
 
 def describe(family: Family, architecture: Architecture) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from proard.evaluation.accuracy import Accuracy, evaluation_mode
 from proard.evaluation.fast_copy import fast_copy
 from proard.evaluation.transfer.curve import Cascade
 from proard.export.student_directory import load_student
-from proard.report.run_contents import Student, Subject
+from proard.report.run_contents import RunContents, Student
 from proard.runs import components
 
 SHOWN = 6  # images
@@ -46,13 +46,13 @@ class Victim:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ImageResult:
     """One student on one image.
 
     Attributes:
         adversarial: (C, H, W) in [0, 1].
         before: the class that it predicts for the clean image.
-        after: likewise for the adversarial one.
+        after: the class that it predicts for the adversarial one.
     """
 
     adversarial: torch.Tensor
@@ -66,7 +66,7 @@ class Shown:
 
     image: torch.Tensor
     label: int
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[ImageResult]
 
     @property
     def broken(self) -> bool:
@@ -86,30 +86,30 @@ class Attacked:
     """The two ends of a run, under its evaluation attack.
 
     Args:
-        subject: the run.
+        contents: the run.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
+    def __init__(self, contents: RunContents) -> None:
+        self.contents = contents
 
     @cached_property
     def attack(self) -> Attack:
-        """That of ``evaluation``.
+        """The attack of the run's ``evaluation``.
 
         Raises:
             UserError: it needs a package that is missing.
         """
-        config = self.subject.config
+        config = self.contents.config
         return components.attack(config.evaluation.attack, components.threat_model(config), "evaluation.attack")
 
     @cached_property
     def device(self) -> torch.device:
-        """The run's.
+        """The device of the run.
 
         Raises:
             UserError: this machine has none like it.
         """
-        return resolve_device(self.subject.config.device)
+        return resolve_device(self.contents.config.device)
 
     @cached_property
     def victims(self) -> list[Victim]:
@@ -121,19 +121,19 @@ class Attacked:
             UserError: neither students nor weights can be read.
         """
         different: dict[str, Student] = {}
-        for student in self.subject.students:
+        for student in self.contents.students:
             if not student.alone:
                 different.setdefault(str(student.architecture), student)
         found = list(different.values())
         if len(found) > 1:
             found = [found[0], found[-1]]
-        if found and (len(found) > 1 or not self.subject.is_supernet):
+        if found and (len(found) > 1 or not self.contents.is_supernet):
             return [
                 Victim(student.name, student.costs["multiply_adds"], load_student(student.folder).to(self.device))
                 for student in found
                 if student.folder is not None
             ]
-        trained = self.subject.trained
+        trained = self.contents.trained
         space = trained.supernet.space
         ends = {"smallest of the space": space.smallest(), "largest of the space": space.largest()}
         if space.size == 1:
@@ -162,12 +162,12 @@ class Attacked:
         broken, others = ([one for one in seen if one.broken == wanted] for wanted in (True, False))
         return [*broken[: SHOWN // 2], *others, *broken[SHOWN // 2 :]][:SHOWN]
 
-    def _outcomes(self, victim: Victim, images: torch.Tensor, labels: torch.Tensor) -> list[Outcome]:
+    def _outcomes(self, victim: Victim, images: torch.Tensor, labels: torch.Tensor) -> list[ImageResult]:
         with evaluation_mode(victim.network):
             adversarial = self.attack(victim.network, images, labels)
             with torch.no_grad():
                 before, after = (victim.network(x).argmax(1).tolist() for x in (images, adversarial))
-        return [Outcome(*row) for row in zip(adversarial.cpu(), before, after, strict=True)]
+        return [ImageResult(*row) for row in zip(adversarial.cpu(), before, after, strict=True)]
 
     def curves(self, seconds: float = SECONDS) -> list[Curve]:
         """Accuracy of each victim at 0 and at `RADII`, on as many test images as the time allows.
@@ -182,7 +182,7 @@ class Attacked:
         curves = []
         for victim in self.victims:
             start = time.perf_counter()
-            cascade = Cascade(self.attack, radii, self.subject.config.seed)
+            cascade = Cascade(self.attack, radii, self.contents.config.seed)
             network: nn.Module | None = None
             with evaluation_mode(victim.network):
                 for images, labels in self._batches(BATCH, MOST_IMAGES):
@@ -197,7 +197,7 @@ class Attacked:
 
     def _batches(self, size: int, most: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """At most so many test images, stratified by class and in random order, in batches on the run's device."""
-        seed = self.subject.config.seed
-        images = self.subject.data.test.subset(most, seed)
+        seed = self.contents.config.seed
+        images = self.contents.data.test.subset(most, seed)
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
         return images.batches(order.split(size), self.device)

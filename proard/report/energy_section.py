@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from proard.common import html
 from proard.common.errors import UserError
-from proard.common.units import short
 from proard.report import figures
-from proard.report.plots import Plots, percent
-from proard.report.run_contents import Subject
-from proard.runs.savings import HEAD, NOT_COUNTED, Savings, savings, thousandths
+from proard.report.plots import Plots
+from proard.report.run_contents import RunContents
+from proard.runs.savings import HEAD, NOT_COUNTED, Savings, compared, savings, thousandths
 
 
-def energy(subject: Subject, plots: Plots) -> str:
+def energy(contents: RunContents, plots: Plots) -> str:
     """The section in HTML.
 
     Raises:
         UserError: there is no ``energy.json``, or it is damaged.
     """
-    run = subject.run
-    values = subject.read(run.energy.name, "proard train")
+    run = contents.run
+    values = contents.read(run.energy.name, "proard train")
     try:
         commands, method = values["commands"], str(values["method"])
         rows = [
@@ -45,23 +41,23 @@ def energy(subject: Subject, plots: Plots) -> str:
     body += html.paragraph(
         "Figures marked as estimated come from a model of the hardware, not from a meter. " + NOT_COUNTED, "soft"
     )
-    return body + "<h3>One training instead of N</h3>" + _savings(subject, plots)
+    return body + "<h3>One training instead of N</h3>" + _savings(contents, plots)
 
 
-def _savings(subject: Subject, plots: Plots) -> str:
-    if not subject.is_supernet:
+def _savings(contents: RunContents, plots: Plots) -> str:
+    if not contents.is_supernet:
         return html.paragraph("this run trained one network; a supernet's run compares itself", "missing")
     try:
-        baseline = subject.read("baseline.json", f"proard baseline --flops {subject.typical_budget()}")
-        head = ["budget", "multiply-adds", "extracted %", "trained alone %", "difference", "alone, s", "alone, Wh"]
+        baseline = contents.read("baseline.json", f"proard baseline --flops {contents.typical_budget()}")
+        rows = [compared(row) for row in baseline["comparisons"]]
         body = html.paragraph(
             "The same architecture, images, teacher, objective and epochs, trained alone from random weights. Test "
             "accuracy, clean / robust; the difference is of robust accuracy, in points."
-        ) + html.table(head, [_comparison(row) for row in baseline["comparisons"]])
-        found = savings(subject.run, baseline)
+        ) + html.table(list(rows[0]), [list(row.values()) for row in rows])
+        found = savings(contents.run, baseline)
     except UserError as error:
         return html.paragraph(str(error), "missing")
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError):
         return html.paragraph("baseline.json is damaged; 'proard baseline' writes it again", "missing")
     if found is None:
         return body + html.paragraph("What the one training took is not on record (no training in energy.json).")
@@ -80,13 +76,3 @@ def _both_ways(found: Savings, plots: Plots) -> str:
         + html.paragraph("What this assumes:")
         + assumptions
     )
-
-
-def _comparison(row: Mapping[str, Any]) -> list[str]:
-    pairs = [
-        f"{percent(row[f'clean_accuracy_{name}'])} / {percent(row[f'robust_accuracy_{name}'])}"
-        for name in ("extracted", "alone")
-    ]
-    difference = f"{100 * row['robust_accuracy_difference']:+.1f}"
-    seconds = f"{row['seconds_alone']:.0f}"
-    return [row["budget"], short(row["multiply_adds"]), *pairs, difference, seconds, thousandths(row["kwh_alone"])]

@@ -97,7 +97,7 @@ def _scatter(
     test: bool = False,
     symbol: str = "circle",
 ) -> dict[str, Any]:
-    """Students of one split."""
+    """A trace of students: one of their accuracies on one split over a cost."""
     scores = [student.test if test else student.validation for student in students]
     colour = ROBUST if what == "robust" else CLEAN
     values = [100 * getattr(score, what) for score in scores]
@@ -166,7 +166,7 @@ def radii_plot(curves: Sequence[Curve], attack: str, norm: str, eps: float) -> P
             [
                 curve.victim.name,
                 f"{radius:.4g}",
-                f"{value} ({percent(value.interval[0])}-{percent(value.interval[1])})",
+                value.with_interval,
                 str(images),
             ]
             for radius, value in curve.accuracies.items()

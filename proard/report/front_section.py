@@ -12,7 +12,8 @@ from proard.common.svg import stages_svg
 from proard.common.units import short
 from proard.report.figures import front_plot, scored
 from proard.report.plots import Plots, percent
-from proard.report.run_contents import BUDGETS, COSTS, Student, Subject, best_within
+from proard.report.run_contents import BUDGETS, COSTS, RunContents, Student, best_within
+from proard.supernet import Decision
 
 CONTROL = """
 <div class="budget" id="budget">
@@ -33,21 +34,21 @@ CONTROL = """
 </div>"""
 
 
-def choice(subject: Subject, plots: Plots) -> tuple[str, dict[str, Any]]:
+def choice(contents: RunContents, plots: Plots) -> tuple[str, dict[str, Any]]:
     """The section in HTML, and what the page's script needs to choose.
 
     Args:
-        subject: the run.
+        contents: the run.
         plots: of the page; the figures are added.
 
     Raises:
         UserError: there is nothing to choose from.
     """
-    if not subject.is_supernet:
+    if not contents.is_supernet:
         raise UserError("this run trained one network, so there is nothing to choose")
-    candidates, searched = subject.candidates
+    candidates, searched = contents.candidates
     best = {cost: found for cost in COSTS if (found := best_within(candidates, cost))}
-    drawn = {cost: front_plot(candidates, subject.students, cost, searched) for cost in best}
+    drawn = {cost: front_plot(candidates, contents.students, cost, searched) for cost in best}
     for cost, plot in drawn.items():
         plots.keep(plot, f"front-{cost}")
     if searched:
@@ -58,7 +59,7 @@ def choice(subject: Subject, plots: Plots) -> tuple[str, dict[str, Any]]:
     else:
         how = (
             f"No front yet: these are the few students that were validated or extracted; 'proard search --run "
-            f"{subject.run.path}' measures many. 'proard extract' measures some before it chooses."
+            f"{contents.run.path}' measures many. 'proard extract' measures some before it chooses."
         )
     first, plot = next(iter(drawn.items()))
     tables = (html.details(f"Best students by {COSTS[c]}", html.table(p.head, p.rows)) for c, p in drawn.items())
@@ -68,52 +69,50 @@ def choice(subject: Subject, plots: Plots) -> tuple[str, dict[str, Any]]:
         + plots.figure(plot, f"front-{first}", "front-plot")
         + "".join(tables)
     )
-    return inside, _data(subject, candidates, best)
+    return inside, _data(contents, candidates, best)
 
 
-def _data(subject: Subject, candidates: Sequence[Student], best: Mapping[str, Sequence[Student]]) -> dict[str, Any]:
-    """The candidates in order, with more about those that some budget leads to."""
-    choosable = {id(student) for students in best.values() for student in students}
-    tested = {_key(student): student for student in subject.students if student.architecture and not student.alone}
-    decisions = subject.decisions
-    pictures: list[str] = []
-    rows = []
-    for student in candidates:
-        if student.validation is None:
-            continue
-        row: dict[str, Any] = {
-            "name": student.name,
-            "costs": {cost: student.costs[cost] for cost in COSTS if cost in student.costs},
-            "robust": student.validation.robust,
-            "clean": student.validation.clean,
-            "facts": [],
-            "picture": None,
-        }
-        if id(student) in choosable:
-            row["facts"] = _facts(student, tested.get(_key(student)))
-            if student.architecture and decisions:
-                row["picture"] = len(pictures)
-                pictures.append(stages_svg(decisions, student.architecture))
-        rows.append(row)
-    costs = {cost: [row["costs"][cost] for row in rows if cost in row["costs"]] for cost in best}
+def _data(
+    contents: RunContents, candidates: Sequence[Student], best: Mapping[str, Sequence[Student]]
+) -> dict[str, Any]:
+    """The students that some budget leads to, and for each cost from which limit on it leads to which of them."""
+    students = list({id(student): student for found in best.values() for student in found}.values())
+    place = {id(student): number for number, student in enumerate(students)}
+    costs = {cost: sorted(s.costs[cost] for s in candidates if s.validation and cost in s.costs) for cost in best}
+    tested = {_key(student): student for student in contents.students if student.architecture and not student.alone}
     return {
-        "students": rows,
-        "pictures": pictures,
-        "run": shlex.quote(str(subject.run.path)),
+        "students": [_row(student, tested.get(_key(student)), contents.decisions) for student in students],
+        "steps": {
+            cost: [[student.costs[cost], place[id(student)]] for student in found] for cost, found in best.items()
+        },
+        "run": shlex.quote(str(contents.run.path)),
         "options": BUDGETS,
         "nouns": COSTS,
-        "ranges": {cost: [min(values), max(values)] for cost, values in costs.items()},
-        "initial": {cost: short(sorted(values)[len(values) // 2], up=True) for cost, values in costs.items()},
+        "ranges": {cost: [values[0], values[-1]] for cost, values in costs.items()},
+        "initial": {cost: short(values[len(values) // 2], up=True) for cost, values in costs.items()},
+    }
+
+
+def _row(student: Student, extracted: Student | None, decisions: Sequence[Decision]) -> dict[str, Any]:
+    """What the page shows of a student that was chosen."""
+    assert student.validation is not None
+    return {
+        "name": student.name,
+        "costs": {cost: student.costs[cost] for cost in COSTS if cost in student.costs},
+        "robust": student.validation.robust,
+        "clean": student.validation.clean,
+        "facts": _facts(student, extracted),
+        "picture": stages_svg(decisions, student.architecture) if student.architecture and decisions else "",
     }
 
 
 def _key(student: Student) -> str:
-    """Equal for equal architectures."""
+    """A text that is the same for equal architectures."""
     return str(student.architecture and dict(student.architecture))
 
 
 def _facts(student: Student, extracted: Student | None) -> list[tuple[str, str]]:
-    """What is shown of a chosen student."""
+    """Terms and values that the page shows of a chosen student."""
     rows = [(noun, short(student.costs[cost])) for cost, noun in COSTS.items() if cost in student.costs]
     rows += [
         (noun, f"{short(student.costs[name])}B, float32")

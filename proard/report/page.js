@@ -4,7 +4,7 @@ const root = document.documentElement;
 const data = JSON.parse(document.getElementById("data").textContent);
 const units = { "": 0, K: 3, M: 6, G: 9, T: 12 };
 
-// ---- Budgets: the same rules as `proard extract`
+// ---- Budgets: read as `proard extract` does; which student each one leads to is in the data
 
 /** The number that a text such as 100M, 1.5G or 2e8 means; null for anything else. */
 function parse(text) {
@@ -27,16 +27,10 @@ function short(value, up) {
   return String(value);
 }
 
-/** The most robust student within a limit, of equal ones the more accurate, then the first; null if none fits. */
-function choose(students, cost, limit) {
-  let best = null;
-  for (const student of students) {
-    if (student.costs[cost] === undefined || student.costs[cost] > limit) continue;
-    if (best === null || student.robust > best.robust || (student.robust === best.robust && student.clean > best.clean)) {
-      best = student;
-    }
-  }
-  return best;
+/** The best student within a limit, as the page was told; null if none fits. */
+function choose(cost, limit) {
+  const step = data.steps[cost].filter(([least]) => least <= limit).pop();
+  return step ? data.students[step[1]] : null;
 }
 
 // ---- Plots, in the colours of the theme
@@ -107,7 +101,7 @@ function show(text) {
   const limit = parse(text);
   field.setAttribute("aria-invalid", String(limit === null));
   state.limit = limit;
-  state.chosen = limit === null ? null : choose(data.students, state.cost, limit);
+  state.chosen = limit === null ? null : choose(state.cost, limit);
   const command = `proard extract --run ${data.run} --${data.options[state.cost]} ${text.replace(/\s/g, "")}`;
   const name = document.getElementById("chosen-name");
   const facts = document.getElementById("chosen-facts");
@@ -120,8 +114,7 @@ function show(text) {
   if (limit === null) {
     name.textContent = `"${text}" is not a number with a unit (K, M, G), such as 100M.`;
   } else if (state.chosen === null) {
-    const costs = data.students.map((student) => student.costs[state.cost]).filter((cost) => cost !== undefined);
-    const least = short(Math.min(...costs), true);
+    const least = short(data.steps[state.cost][0][0], true);
     name.textContent = `No student fits ${text} ${data.nouns[state.cost]}; the smallest needs ${least}.`;
   } else {
     name.textContent = `Best robust student within ${text} ${data.nouns[state.cost]}: ${state.chosen.name}`;
@@ -129,7 +122,7 @@ function show(text) {
       facts.append(Object.assign(document.createElement("dt"), { textContent: term }));
       facts.append(Object.assign(document.createElement("dd"), { textContent: value }));
     }
-    if (state.chosen.picture !== null) picture.innerHTML = data.pictures[state.chosen.picture];
+    picture.innerHTML = state.chosen.picture;
     document.getElementById("command").textContent = command;
   }
   if (limit !== null) {

@@ -17,21 +17,21 @@ from string import Template
 from typing import Any
 
 from proard.common import html
-from proard.common.errors import Stopped, UserError
+from proard.common.errors import Stopped, UserError, reason
 from proard.common.progress import Progress
 from proard.common.version import __version__
-from proard.report.run_contents import Subject
+from proard.report.run_contents import RunContents
 from proard.report.sections import Sections
 
 
-def page(subject: Subject, quiet: bool = False) -> str:
+def page(contents: RunContents, quiet: bool = False) -> str:
     """The whole page as text.
 
     Args:
-        subject: the run.
+        contents: the run.
         quiet: no progress bar.
     """
-    writer = Sections(subject)
+    writer = Sections(contents)
     sections: dict[str, tuple[str, Callable[[], str]]] = {
         "front": ("Accuracy against cost", writer.front),
         "students": ("Students", writer.students),
@@ -50,12 +50,12 @@ def page(subject: Subject, quiet: bool = False) -> str:
             try:
                 inside = body()
             except (UserError, Stopped, OSError) as error:
-                inside = html.paragraph(" ".join(str(error).split()), "missing")
+                inside = html.paragraph(reason(error), "missing")
             labelled = f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>'
             bodies.append(f"{labelled}{inside}</section>")
             progress.advance()
     parts = {
-        "title": escape(f"{subject.run.path.resolve().name} - proard"),
+        "title": escape(f"{contents.run.path.resolve().name} - proard"),
         "style": _file("page.css"),
         "head": writer.head(),
         "contents": "".join(f'<a href="#{name}">{title}</a>' for name, (title, _) in sections.items()),

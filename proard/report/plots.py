@@ -27,7 +27,7 @@ class Plot:
         layout: what the page's own layout does not say: axes, shapes.
         summary: what is to be seen, in a sentence or two.
         head: of the table of its numbers.
-        rows: likewise.
+        rows: of that table.
         height: pixels.
     """
 
@@ -97,10 +97,10 @@ def counting_axis(count: int) -> dict[str, Any]:
 
 
 def thin() -> dict[str, Any]:
-    """The style of a line that is no data."""
+    """The style of a line that marks something and is no data."""
     return {"color": MUTED, "width": 1}
 
 
 def finite(values: Iterable[float]) -> list[float | None]:
-    """For JSON: unknown values are null."""
+    """The values as JSON has them: null for what is not known."""
     return [float(value) if math.isfinite(value) else None for value in values]

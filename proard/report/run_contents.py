@@ -9,44 +9,42 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from proard.common.budget_kinds import KINDS
 from proard.common.errors import UserError
 from proard.common.units import short
 from proard.config import Config
 from proard.data import DataSplits, load_data
 from proard.evaluation.latency import LatencyTable
 from proard.evaluation.latency.limits import TABLE
-from proard.export.student_directory import CARD, read_card
+from proard.export.student_directory import CARD, family_of, read_card
 from proard.runs.run import Run, read_metrics
 from proard.runs.trained_run import TrainedRun
 from proard.search.front import FILE as FRONT
-from proard.search.front import FORMAT as FRONT_FORMAT
+from proard.search.front import Front, load_front
 from proard.search.labeller import Labeller
-from proard.supernet import Decision, Family, families
+from proard.search.selection import Label, preference
+from proard.supernet import Decision, Family
 
 COSTS = {"multiply_adds": "multiply-adds", "parameters": "parameters"}
-BUDGETS = {"multiply_adds": "flops", "parameters": "params"}  # the option of extract that limits each
+BUDGETS = {kind.field: name for name, kind in KINDS.items() if kind.field in COSTS}  # extract's option for each
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Accuracies in [0, 1].
+class Scores(Label):
+    """Accuracies in [0, 1], clean and under an attack, and what they are of.
 
     Attributes:
-        clean: on the images as they are, and ``robust`` under ``attack``.
-        robust: see above.
-        attack: its name.
+        attack: the name of the attack.
         split: ``validation`` or ``test``.
         images: how many; None where not recorded.
         intervals: 95 % intervals by ``clean`` and ``robust``, where recorded.
     """
 
-    clean: float
-    robust: float
     attack: str
     split: str
     images: int | None = None
@@ -54,7 +52,7 @@ class Scores:
 
     @property
     def where(self) -> str:
-        """Attack, split and images in words."""
+        """In words, what the accuracies are of: attack, images and split."""
         images = "" if self.images is None else f"{self.images} "
         return f"{self.attack}, {images}{self.split} images"
 
@@ -68,7 +66,7 @@ class Student:
         costs: by the names of `proard.supernet.cost.Cost`; at least ``multiply_adds``.
         architecture: decisions and values; None where not recorded.
         validation: accuracies on validation images, which choose, or None.
-        test: likewise on test images.
+        test: accuracies on test images, or None.
         folder: its student directory, if it was extracted.
         alone: whether it was trained alone, for comparison.
     """
@@ -82,7 +80,7 @@ class Student:
     alone: bool = False
 
 
-class Subject:
+class RunContents:
     """A run, read part by part; what takes long is read once.
 
     Args:
@@ -107,7 +105,7 @@ class Subject:
 
     @cached_property
     def trained(self) -> TrainedRun:
-        """Weights and images.
+        """The run's weights and images.
 
         Raises:
             UserError: one of them is missing or damaged.
@@ -125,15 +123,12 @@ class Subject:
 
     @cached_property
     def family(self) -> Family | None:
-        """Of the networks; None where neither the trained weights nor a student's card tell."""
+        """The family of the networks; None where neither the trained weights nor a student's card tell."""
         with suppress(UserError, OSError):
             return self.trained.supernet.family
         folders = [student.folder for student in self.students if student.folder is not None and not student.alone]
         with suppress(UserError):  # such as a family of the user's own, of a module that is not on this machine
-            card = read_card(folders[0]) if folders else None
-            if card is not None:
-                shape = {"num_classes": card["num_classes"], "input_shape": card["input_shape"]}
-                return families.build(card["family"], {**card["family_options"], **shape})
+            return family_of(read_card(folders[0])) if folders else None
         return None
 
     @property
@@ -143,13 +138,13 @@ class Subject:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """Rows of metrics.jsonl; of an epoch that was trained again after an interruption, the last."""
+        """The rows of metrics.jsonl; of an epoch that was trained again after an interruption, the last."""
         rows = {(row.get("kind"), row.get("phase"), row.get("epoch")): row for row in read_metrics(self.run.metrics)}
         return list(rows.values())
 
     @cached_property
     def students(self) -> list[Student]:
-        """Those in students/, in order of multiply-adds; a damaged one is left out, and noted."""
+        """The students in students/, in order of multiply-adds; a damaged one is left out, and noted."""
         found = []
         for file in sorted(self.run.students.glob(f"*/{CARD}")):
             student = self._student(file.parent)
@@ -185,29 +180,18 @@ class Subject:
         Raises:
             UserError: there is no front, or it is damaged, or of other weights.
         """
-        file = self.run.path / FRONT
         again = f"'proard search --run {self.run.path}' writes it"
-        if not file.is_file():
+        if not (self.run.path / FRONT).is_file():
             raise UserError(f"no {FRONT} yet; {again}")
+        front, made_with = load_front(self.run.path)
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-            if values["format"] != FRONT_FORMAT:
-                raise ValueError(f"format {values['format']}, this version of proard reads {FRONT_FORMAT}")
-            images, attack = int(values["images"]), values["attack"]["name"]
-            students = [_measured(row, number, images, attack) for number, row in enumerate(values["students"], 1)]
-            report, fingerprint = dict(values["report"]), values["fingerprint"]
-            if not students:
-                raise ValueError("it has no students")
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            raise UserError(f"{FRONT} is not a front ({type(error).__name__}: {error}); {again} again") from error
-        try:
-            changed = Labeller(self.trained).fingerprint.differences(fingerprint)
+            changed = Labeller(self.trained).fingerprint.differences(made_with)
         except (UserError, OSError) as error:
             self.notes.append(f"whether {FRONT} is of the present weights could not be checked: {error}")
             changed = []
         if changed:
             raise UserError(f"{FRONT} is of other {' or '.join(changed)}, and is not used; {again} again")
-        return students, report
+        return [_measured(front, number) for number in range(len(front.measured))], dict(front.report)
 
     @property
     def validated(self) -> list[Student]:
@@ -296,7 +280,7 @@ class _Offline(Run):
 
 
 def _extracted(card: dict[str, Any], folder: Path) -> Student:
-    """From a student's card."""
+    """A student directory, as its card describes it."""
     evaluation, selection = card["evaluation"], card.get("selection") or {}
     robust = evaluation["robust"][0]
     intervals = {name: tuple(row["interval_95"]) for name, row in (("clean", evaluation["clean"]), ("robust", robust))}
@@ -318,19 +302,19 @@ def _extracted(card: dict[str, Any], folder: Path) -> Student:
     return Student(folder.name, costs, card["architecture"], chosen, test, folder, alone)
 
 
-def _measured(row: dict[str, Any], number: int, images: int, attack: str) -> Student:
-    """From a row of front.json."""
-    names = ("multiply_adds", "parameters", "peak_activation_bytes", "file_bytes")
-    costs = {name: float(row[name]) for name in names if name in row}
-    scores = Scores(float(row["clean"]), float(row["robust"]), attack, "validation", images)
-    return Student(f"student {number}", {**costs, "multiply_adds": row["multiply_adds"]}, row["architecture"], scores)
+def _measured(front: Front, number: int) -> Student:
+    """A student of the front, counted from 0."""
+    point = front.measured[number]
+    costs = {name: value for name, value in asdict(point.cost).items() if value is not None}
+    scores = Scores(point.label.clean, point.label.robust, front.attack["name"], "validation", front.images)
+    return Student(f"student {number + 1}", costs, dict(point.architecture), scores)
 
 
 def best_within(students: Sequence[Student], cost: str) -> list[Student]:
     """For every limit on a cost the student that `extract` takes from these, in order of that cost; each once.
 
-    That is the most robust one on validation images within the limit, of equal ones the more accurate on clean images,
-    and then the first in the given order. Students of unknown cost are left out.
+    Each is the best within every limit from its own cost on, up to that of the next. Students of unknown cost are left
+    out.
     """
     known = [student for student in students if cost in student.costs and student.validation is not None]
     found: list[Student] = []
@@ -342,5 +326,6 @@ def best_within(students: Sequence[Student], cost: str) -> list[Student]:
 
 
 def _preference(student: Student) -> tuple[float, float]:
+    """What `extract` compares students by, where nothing else is asked for."""
     assert student.validation is not None
-    return student.validation.robust, student.validation.clean
+    return preference("robust")(student.validation)

@@ -197,7 +197,7 @@ def _signed_square(values: np.ndarray) -> np.ndarray:
 
 
 def _even_ticks(axes: Axes) -> None:
-    """Of the root scale: evenly spaced on it, squares of round numbers."""
+    """Set ticks of the root scale: evenly spaced on it, squares of round numbers."""
     from matplotlib.ticker import MaxNLocator
 
     low, high = axes.get_ylim()

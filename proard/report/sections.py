@@ -17,7 +17,7 @@ from proard.report.figures import scored
 from proard.report.front_section import choice
 from proard.report.pictures import png
 from proard.report.plots import Plots
-from proard.report.run_contents import COSTS, Student, Subject
+from proard.report.run_contents import COSTS, RunContents, Student
 from proard.report.sampling_plot import sampled_phases
 from proard.search.predictor import TARGETS
 
@@ -28,24 +28,24 @@ class Sections:
     """The sections in HTML, and what the page's script needs for them.
 
     Args:
-        subject: the run.
+        contents: the run.
 
     Attributes:
         data: for the script; complete when all sections were asked for.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-        self.run = subject.run
-        self.attacked = Attacked(subject)
+    def __init__(self, contents: RunContents) -> None:
+        self.contents = contents
+        self.run = contents.run
+        self.attacked = Attacked(contents)
         self.plots = Plots()
         self.data: dict[str, Any] = {"plots": self.plots.kept}
 
     # What the run is
 
     def head(self) -> str:
-        """Name and facts."""
-        config, path = self.subject.config, self.run.path
+        """The head of the page: the run's name, and what it is."""
+        config, path = self.contents.config, self.run.path
         norm, eps = config.threat.norm, config.threat.eps
         data = config.data.name + (f", {config.data.limit} images" if config.data.limit else "")
         card = self._any_card()
@@ -56,12 +56,12 @@ class Sections:
             ("threat model", f"{norm}, eps {eps:.4g}, pixel values in [0, 1]"),
             ("trained", f"{' -> '.join(f'{p.name} ({p.epochs} epochs, {p.objective.name})' for p in config.phases)}"),
         ]
-        if self.subject.is_supernet:
+        if self.contents.is_supernet:
             rows.append(("network", f"supernet of family {config.supernet.family}"))
         else:
             rows.append(("network", "one network, trained alone (mode: student)"))
-        if self.subject.family is not None and self.subject.is_supernet:
-            space = self.subject.family.space()
+        if self.contents.family is not None and self.contents.is_supernet:
+            space = self.contents.family.space()
             costs = [space.cost(end) for end in (space.smallest(), space.largest())]
             count = f"{space.size:,}" if space.size < 10**9 else f"{space.size:.2g}"
             ends = ", ".join(
@@ -72,21 +72,21 @@ class Sections:
         environment = self._environment()
         when = str(environment.get("time", "not recorded"))
         rows.append(("begun", f"{when}, with proard {environment.get('proard', '(version not recorded)')}"))
-        notes = "".join(html.paragraph(note, "missing") for note in dict.fromkeys(self.subject.notes))
+        notes = "".join(html.paragraph(note, "missing") for note in dict.fromkeys(self.contents.notes))
         title = f"<h1>{escape(path.resolve().name)}</h1>"
         return title + html.paragraph(f"A report about the run {path}", "soft") + html.facts(rows) + notes
 
     def _any_card(self) -> dict[str, Any] | None:
         """What is in any student's card, or known from the images."""
         try:
-            data = self.subject.data
+            data = self.contents.data
         except (UserError, OSError):
             return None
         return {"classes": data.class_names, "input_shape": data.input_shape}
 
     def _environment(self) -> dict[str, Any]:
         try:
-            return self.subject.read(self.run.environment.name, "proard train")
+            return self.contents.read(self.run.environment.name, "proard train")
         except UserError:
             return {}
 
@@ -94,17 +94,17 @@ class Sections:
 
     def front(self) -> str:
         """Accuracy against cost, with the choice by budget."""
-        inside, data = choice(self.subject, self.plots)
+        inside, data = choice(self.contents, self.plots)
         self.data |= data
         return inside
 
     def students(self) -> str:
-        """Those that were extracted, and the ends of the space, as pictures of their stages."""
-        decisions = self.subject.decisions
+        """The students that were extracted, and the ends of the space, as pictures of their stages."""
+        decisions = self.contents.decisions
         shown: list[tuple[str, Student]] = []
         missing = ""
         try:
-            for student in self.subject.extracted:
+            for student in self.contents.extracted:
                 same = [index for index, (_, other) in enumerate(shown) if other.architecture == student.architecture]
                 if same:
                     title, other = shown[same[0]]
@@ -115,8 +115,8 @@ class Sections:
             missing = html.paragraph(str(error), "missing")
         if len(shown) > MOST_PICTURES:
             shown = [shown[round(i * (len(shown) - 1) / (MOST_PICTURES - 1))] for i in range(MOST_PICTURES)]
-        if self.subject.family is not None and self.subject.is_supernet:
-            space = self.subject.family.space()
+        if self.contents.family is not None and self.contents.is_supernet:
+            space = self.contents.family.space()
             for title, end in (("the smallest of the space", space.smallest()), ("the largest", space.largest())):
                 cost = space.cost(end)
                 costs = {"multiply_adds": cost.multiply_adds, "parameters": cost.parameters}
@@ -140,14 +140,14 @@ class Sections:
             lines.append(f"clean {scored(student.test, 'clean')} %, robust {scored(student.test, 'robust')} %")
             lines.append(f"({student.test.where}; 95 % intervals)")
         picture = ""
-        if student.architecture and self.subject.decisions:
-            picture = stages_svg(self.subject.decisions, student.architecture)
+        if student.architecture and self.contents.decisions:
+            picture = stages_svg(self.contents.decisions, student.architecture)
         words = html.details("in words", html.preformatted("\n".join(in_words(student.architecture or {}))))
         text = "<br>".join(map(escape, lines))
         return f"<figure><strong>{escape(title)}</strong>{picture}<figcaption>{text}</figcaption>{words}</figure>"
 
     def _alone(self) -> str:
-        alone = [student for student in self.subject.students if student.alone and student.test]
+        alone = [student for student in self.contents.students if student.alone and student.test]
         if not alone:
             return ""
         rows = [
@@ -158,17 +158,17 @@ class Sections:
         return html.details(f"Students trained alone ({where})", html.table(head, rows))
 
     def training(self) -> str:
-        """Loss and validation by epoch."""
-        if not any(row.get("kind") == "epoch" for row in self.subject.metrics):
+        """The loss and the validated accuracies by epoch."""
+        if not any(row.get("kind") == "epoch" for row in self.contents.metrics):
             raise UserError(
                 f"no finished epoch in {self.run.metrics.name}; 'proard train --resume --run {self.run.path}' trains"
             )
-        plots = training_figures.training_plots(self.subject.metrics)
+        plots = training_figures.training_plots(self.contents.metrics)
         return "".join(self.plots.add(plot, f"training-{index}") for index, plot in enumerate(plots))
 
     def sampling(self) -> str:
         """Shares and robust gaps by bins of multiply-adds."""
-        if not self.subject.is_supernet:
+        if not self.contents.is_supernet:
             raise UserError("this run trained one network, so nothing was sampled")
         phases = sampled_phases(self.run)
         if not phases:
@@ -189,7 +189,7 @@ class Sections:
         """Clean and adversarial images, and what a small and a large student make of them."""
         shown, victims, attack = self.attacked.shown(), self.attacked.victims, self.attacked.attack
         threat = attack.threat
-        classes = self.subject.data.class_names
+        classes = self.contents.data.class_names
         farthest = max(float((o.adversarial - s.image).abs().max()) for s in shown for o in s.outcomes)
         magnified = 0.5 / max(threat.eps if threat.norm == "linf" else farthest, 1e-6)
         body = html.paragraph(
@@ -202,7 +202,7 @@ class Sections:
         return body + f'<div class="attacked">{figures_}</div>'
 
     def radii(self) -> str:
-        """Accuracy over eps."""
+        """The accuracy of a small and a large student over eps."""
         threat = self.attacked.attack.threat
         plot = figures.radii_plot(self.attacked.curves(), self.attacked.attack.name, threat.norm, threat.eps)
         body = html.paragraph(
@@ -214,9 +214,9 @@ class Sections:
 
     def predictor(self) -> str:
         """How far the search's predictions can be trusted."""
-        if not self.subject.is_supernet:
+        if not self.contents.is_supernet:
             raise UserError("this run trained one network, so nothing was searched")
-        _, report = self.subject.front
+        _, report = self.contents.front
         if "predictor" not in report:
             return html.paragraph(f"All {report['labels']} students were measured, or too few to predict others.")
         rows = []
@@ -241,8 +241,8 @@ class Sections:
         return body
 
     def latency(self) -> str:
-        """The latency table."""
-        table = self.subject.latency()
+        """What was measured of latency, and how well it predicts that of whole students."""
+        table = self.contents.latency()
         body = html.facts(
             [
                 ("device", table.device),
@@ -257,7 +257,7 @@ class Sections:
 
     def energy(self) -> str:
         """What the commands used, and what one training for all saves."""
-        return energy(self.subject, self.plots)
+        return energy(self.contents, self.plots)
 
     def setup(self) -> str:
         """The resolved configuration and the environment."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from proard.common.errors import UserError
+from proard.common.errors import UserError, reason
 from proard.common.files import write_json
 from proard.config import EnergyConfig
 
@@ -115,8 +115,7 @@ class EnergyMeter:
 
     def _give_up(self, error: Exception) -> None:
         self._totals.latest = None
-        reason = " ".join(str(error).split()) or type(error).__name__
-        self.record["how_measured"] = f"not measured: {reason}"
+        self.record["how_measured"] = f"not measured: {reason(error)}"
 
     def _write(self) -> None:
         self.record["seconds"] = round(time.perf_counter() - self._started, 3)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from proard.common.units import short
 from proard.runs.energy import WORLD_AVERAGE
 from proard.runs.run import Run
 
@@ -204,6 +205,26 @@ def _machine(path: Path) -> str:
         return str(environment["cuda_device"] or f"{environment['processor']}, {environment['threads']} threads")
     except (OSError, ValueError, KeyError, TypeError):
         return ""
+
+
+def compared(comparison: Mapping[str, Any]) -> dict[str, str]:
+    """A table's row: a student that was cut out beside the same one trained alone, clean / robust, by column.
+
+    Args:
+        comparison: an entry of ``baseline.json``.
+    """
+    pairs = {
+        name: f"{100 * comparison[f'clean_accuracy_{name}']:.1f} / {100 * comparison[f'robust_accuracy_{name}']:.1f}"
+        for name in ("extracted", "alone")
+    }
+    return {
+        "budget": comparison["budget"],
+        "multiply-adds": short(comparison["multiply_adds"]),
+        **{f"{name} %": pair for name, pair in pairs.items()},
+        "difference": f"{100 * comparison['robust_accuracy_difference']:+.1f}",
+        "alone s": f"{comparison['seconds_alone']:.0f}",
+        "alone Wh": thousandths(comparison["kwh_alone"]),
+    }
 
 
 def _cells(spent: Spent) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,10 @@ class Front:
             if points
         ]
         rest = [] if len(best) <= MOST_ROWS else [f"{MOST_ROWS} of the {len(best)} on the front:"]
+        drawing = accuracy_svg(series, "multiply-adds per image (1 multiply-add = 1 FLOP)")
         return html.block(
             html.paragraph(self._summary()),
-            accuracy_svg(series, "multiply-adds per image (1 multiply-add = 1 FLOP)"),
+            html.picture(drawing, "accuracy over multiply-adds"),
             html.lines(rest),
             html.table(HEAD, table_rows(best)),
         )
@@ -201,30 +202,56 @@ def write_front(
     return front
 
 
+def load_front(folder: Path) -> tuple[Front, Mapping[str, Any]]:
+    """The front as a run's file has it, and the fingerprint of its labels; nothing is compared with the run.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    costs = [field.name for field in fields(Cost)]
+    try:
+        values = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        if values["format"] != FORMAT:
+            raise ValueError(f"format {values['format']}, this version of proard reads {FORMAT}")
+        points = [
+            Point(
+                Architecture(tuple(row["architecture"].items())),
+                Label(float(row["clean"]), float(row["robust"])),
+                Cost(**{name: row[name] for name in costs if name in row}),
+            )
+            for row in values["students"]
+        ]
+        if not points:
+            raise ValueError("it has no students")
+        attack, report, made_with = (dict(values[name]) for name in ("attack", "report", "fingerprint"))
+        if "name" not in attack:
+            raise KeyError("name")
+        return Front(tuple(points), int(values["images"]), attack, report), made_with
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise _damaged(folder, f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error) from error
+
+
+def _damaged(folder: Path, reason: object) -> UserError:
+    return UserError(f"{folder / FILE}: not a front ({reason}); remove it, or write it again with 'proard search'")
+
+
 def read_front(folder: Path, fingerprint: Fingerprint, space: SearchSpace) -> tuple[Front | None, list[str]]:
     """The front of a run, if it has one that fits; and what differs, if it has one that does not.
 
     Raises:
         UserError: the file is damaged.
     """
-    file = folder / FILE
-    if not file.is_file():
+    if not (folder / FILE).is_file():
         return None, []
+    front, made_with = load_front(folder)
+    if changed := fingerprint.differences(made_with):
+        return None, changed
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        if values["format"] != FORMAT:
-            raise ValueError(f"format {values['format']}, this version of proard reads {FORMAT}")
-        if changed := fingerprint.differences(values["fingerprint"]):
-            return None, changed
-        points = []
-        for row in values["students"]:
-            architecture = space.canonical(row["architecture"])
-            label = Label(float(row["clean"]), float(row["robust"]))
-            points.append(Point(architecture, label, space.cost(architecture)))
-        front = Front(tuple(points), int(values["images"]), values["attack"], values["report"])
-        if not points:
-            raise ValueError("it has no students")
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
-        raise UserError(f"{file}: not a front ({reason}); remove it, or write it again with 'proard search'") from error
-    return front, []
+        architectures = [space.canonical(point.architecture) for point in front.measured]
+    except UserError as error:
+        raise _damaged(folder, error) from error
+    points = [
+        Point(architecture, point.label, space.cost(architecture))
+        for point, architecture in zip(front.measured, architectures, strict=True)
+    ]
+    return replace(front, measured=tuple(points)), []

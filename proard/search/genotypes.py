@@ -67,9 +67,7 @@ class Genotypes:
             for decision, choices in zip(self.space.decisions, self.choices, strict=True)
         ]
         return [
-            Architecture(
-                tuple(pair[gene] for pair, gene in zip(pairs, row, strict=True) if gene >= 0), self.space.decisions
-            )
+            Architecture(tuple(pair[gene] for pair, gene in zip(pairs, row, strict=True) if gene >= 0))
             for row in matrix.tolist()
         ]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from proard.common import html
 from proard.common.errors import UserError
-from proard.common.svg import in_words, stages_svg
+from proard.common.svg import in_words
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,9 @@ class Architecture(Mapping[str, float]):
 
     Attributes:
         decisions: pairs of a decision's name and its value.
-        among: the decisions of the space that made it, where one did. They are no part of the value: a notebook draws
-            the architecture beside the largest one of that space.
     """
 
     decisions: tuple[tuple[str, float], ...]
-    among: tuple[Decision, ...] = field(default=(), compare=False, repr=False)
 
     def __getitem__(self, name: str) -> float:
         for decision, value in self.decisions:
@@ -46,9 +43,8 @@ class Architecture(Mapping[str, float]):
         return "; ".join(in_words(self))
 
     def _repr_html_(self) -> str:
-        """For notebooks: its stages as a picture, if a space made it, and in words."""
-        picture = stages_svg(self.among, self) if self.among else ""
-        return html.block(picture, html.lines(in_words(self)))
+        """For notebooks: its stages in words; `SearchSpace.picture` draws them."""
+        return html.block(html.lines(in_words(self)))
 
     def to_json(self) -> str:
         """JSON text: an object from decision names to values."""

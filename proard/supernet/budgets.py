@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from proard.common.budget_kinds import KINDS as KINDS
+from proard.common.budget_kinds import PLAIN
 from proard.common.errors import UserError, nearest
-from proard.common.units import BYTES, COUNTS, SECONDS, SPELLED, short, short_time
+from proard.common.units import BYTES, SECONDS, SPELLED, short, short_time
 from proard.supernet.cost import Cost
-
-BYTES |= {"KIB": 2.0**10, "MIB": 2.0**20, "GIB": 2.0**30}
-
-
-@dataclass(frozen=True)
-class BudgetKind:
-    """What is limited: the field of `Cost` that counts it, its units, how it is called, and an example."""
-
-    field: str
-    units: dict[str, float]
-    noun: str
-    example: str
-
-
-KINDS = {
-    "flops": BudgetKind("multiply_adds", COUNTS, "multiply-adds", "100M"),
-    "params": BudgetKind("parameters", COUNTS, "parameters", "2M"),
-    "memory": BudgetKind("peak_activation_bytes", BYTES, "bytes of peak activation memory", "256KB"),
-    "size": BudgetKind("file_bytes", BYTES, "bytes of weights", "1MB"),
-    "latency": BudgetKind("latency", SECONDS, "of latency", "5ms"),
-    "memory-int8": BudgetKind("peak_activation_bytes_int8", BYTES, "bytes of peak activation memory in int8", "64KB"),
-    "size-int8": BudgetKind("weight_bytes_int8", BYTES, "bytes of weights in int8", "256KB"),
-    "size-fp16": BudgetKind("file_bytes_float16", BYTES, "bytes of weights in float16", "512KB"),
-}
 
 
 @dataclass(frozen=True)
@@ -154,10 +132,34 @@ class Limits:
             budget.check(smallest)
 
 
-def parse_budgets(limits: dict[str, Sequence[str]]) -> list[Budget]:
+def parse_budgets(limits: Mapping[str, Sequence[str]]) -> list[Budget]:
     """All budgets of a command line, each once, in order.
 
     Raises:
         UserError: one that cannot be read.
     """
     return list(dict.fromkeys(Budget.parse(kind, text) for kind, texts in limits.items() for text in texts))
+
+
+def budgets_of(
+    budgets: Budget | Iterable[Budget | tuple[str, str | float]], named: Mapping[str, str | float | None]
+) -> list[Budget]:
+    """The budgets that a function of Python was given, in order.
+
+    Args:
+        budgets: one, or any number of them or of pairs such as ``("flops", "100M")``.
+        named: further ones by keyword, such as ``memory_int8="64KB"``; None is none.
+
+    Raises:
+        UserError: an unknown kind, with the nearest one, or an amount that cannot be read.
+    """
+    pairs = [(name.replace("_", "-"), amount) for name, amount in named.items() if amount is not None]
+    given = [budgets] if isinstance(budgets, Budget) else budgets
+    return [budget if isinstance(budget, Budget) else Budget.parse(*budget) for budget in (*given, *pairs)]
+
+
+def no_budget(command: str) -> UserError:
+    """The error of a command that was given none."""
+    first, *others = PLAIN
+    rest = ", ".join(f"--{kind}" for kind in others)
+    return UserError(f"{command} needs a budget, such as --{first} {KINDS[first].example} (or {rest})")

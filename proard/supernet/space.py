@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from proard.common import html
 from proard.common.errors import UserError, nearest
-from proard.common.svg import stage_of, stages_svg
+from proard.common.svg import in_words, stage_of, stages_svg
 from proard.common.units import short
 from proard.supernet.architecture import Architecture, Decision
 from proard.supernet.cost import Cost
@@ -22,6 +22,27 @@ LEGEND = (
     "a bar is a block, its height the width, its breadth the expansion; filled: the smallest student, outline: the "
     "largest"
 )
+
+
+@dataclass(frozen=True, repr=False)
+class Picture:
+    """An architecture of a space, drawn in a notebook and in words anywhere else.
+
+    Attributes:
+        architecture: that is drawn.
+        decisions: of the space, whose largest architecture is the outline.
+    """
+
+    architecture: Architecture
+    decisions: tuple[Decision, ...]
+
+    def __repr__(self) -> str:
+        return str(self.architecture)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the stages as bars, and in words."""
+        drawing = stages_svg(self.decisions, self.architecture) if self.decisions else ""
+        return html.block(drawing, html.lines(in_words(self.architecture)))
 
 
 class SearchSpace:
@@ -55,6 +76,14 @@ class SearchSpace:
             html.lines([LEGEND] if self.size > 1 else []),
             html.table(["decision", "kind", "choices", "where", "how many"], self._rows()),
         )
+
+    def picture(self, architecture: Mapping[str, float]) -> Picture:
+        """The architecture as a notebook draws it: its stages beside those of the largest one.
+
+        Raises:
+            UserError: an architecture that is not of this space.
+        """
+        return Picture(self.canonical(architecture), self.decisions)
 
     def _costs(self) -> str:
         """What the smallest and the largest student cost."""
@@ -180,4 +209,4 @@ class SearchSpace:
                     + ", ".join(f"{choice:g}" for choice in decision.choices)
                 )
             chosen[decision.name] = decision.canonical(value)
-        return Architecture(tuple(chosen.items()), self.decisions)
+        return Architecture(tuple(chosen.items()))

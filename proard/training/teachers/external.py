@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from proard.common.errors import UserError
+from proard.common.errors import UserError, reason
 from proard.common.files import sha256
 from proard.config import TeacherConfig
 from proard.supernet.family import Normalize
@@ -111,9 +111,8 @@ def _check(teacher: nn.Module, num_classes: int, input_shape: tuple[int, int, in
             with torch.no_grad():
                 logits = teacher(torch.zeros(count, *input_shape, device=device))
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"it does not take {count} images of {' x '.join(map(str, input_shape))} ({reason}); "
+                f"it does not take {count} images of {' x '.join(map(str, input_shape))} ({reason(error)}); "
                 "teacher.image_size resizes them to a side that it takes"
             ) from error
         if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != count:

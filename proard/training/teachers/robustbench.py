@@ -16,7 +16,7 @@ from pathlib import Path
 
 from torch import nn
 
-from proard.common.errors import UserError
+from proard.common.errors import UserError, reason
 from proard.supernet.families.timm import import_timm
 from proard.training.teachers.request import Request
 from proard.training.weights import only_weights
@@ -79,8 +79,7 @@ def load(request: Request, file: Path | None) -> nn.Module:
         except KeyError as error:
             raise UserError(f"RobustBench has no model {error} for {data}, {threat}") from error
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"cannot be loaded or downloaded ({reason})") from error
+            raise UserError(f"cannot be loaded or downloaded ({reason(error)})") from error
 
 
 def _import_load_model() -> Callable[..., nn.Module]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from proard.common.errors import UserError
+from proard.common.errors import UserError, reason
 from proard.export.student_directory import WEIGHTS, load_student
 from proard.supernet import families
 from proard.supernet.calibration import add_running_statistics
@@ -81,8 +81,7 @@ def _program(request: Request, file: Path | None) -> nn.Module:
             program = move_to_device_pass(program, request.device)
         return program.module()
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"not a torch.export program that this PyTorch can load ({reason})") from error
+        raise UserError(f"not a torch.export program that this PyTorch can load ({reason(error)})") from error
     finally:
         logging.disable(before)
 
