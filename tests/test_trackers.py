@@ -55,15 +55,18 @@ def expected(rows: list[dict[str, Any]]) -> Curves:
         phase, step = row["phase"], row["step"]
         if row["kind"] == "epoch":
             names = ("loss", "clean", "robust", "learning_rate", "seconds", "images_per_second", "peak_memory_bytes")
-            for name in names:
+            for name in (*names, "processor_seconds"):
                 if row[name] is not None:
                     curves[f"{phase}/{name}"].append((step, row[name]))
         else:
-            for name in ("robust", "seconds"):
+            for name in ("robust", "seconds", "processor_seconds"):
                 curves[f"{phase}/validation/{name}"].append((step, row[name]))
             for student, found in row["students"].items():
                 curves[f"{phase}/validation/{student}/clean"].append((step, found["clean"]))
                 curves[f"{phase}/validation/{student}/robust"].append((step, found["robust"]))
+        for purpose, multiply_adds in row["compute"].items():
+            prefix = phase if row["kind"] == "epoch" else f"{phase}/validation"
+            curves[f"{prefix}/compute/{purpose}"].append((step, multiply_adds))
     return dict(curves)
 
 

@@ -75,6 +75,8 @@ def scalars(row: Mapping[str, Any]) -> dict[str, float]:
         if name == "students":
             for student, result in value.items():
                 found |= {f"{prefix}/{student}/{accuracy}": result[accuracy] for accuracy in ("clean", "robust")}
+        elif name == "compute":
+            found |= {f"{prefix}/compute/{purpose}": amount for purpose, amount in value.items()}
         elif name not in PLACES and isinstance(value, int | float):
             found[f"{prefix}/{name}"] = value
     return {name: float(value) for name, value in found.items() if value is not None}
