@@ -107,14 +107,14 @@ def test_a_run_counts_the_students_that_trained(tiny: dict[str, Any], tmp_path: 
     drawn: list[int] = []
     trainer = Trainer(config, data, Run(tmp_path / "run"), quiet=True)
     space = trainer.supernet.space
-    choose = trainer._choose
+    cut = trainer._cut
     (tmp_path / "run").mkdir()
 
-    def note(architecture: Any, *rest: Any) -> Any:
+    def note(architecture: Any) -> Any:
         drawn.append(space.cost(architecture).multiply_adds)
-        return choose(architecture, *rest)
+        return cut(architecture)
 
-    trainer._choose = note  # type: ignore[method-assign]
+    trainer._cut = note  # type: ignore[method-assign]
     trainer.fit()
     found, largest = spent(tmp_path / "run"), space.cost(space.largest()).multiply_adds
     steps, first, second = len(trainer._batches()), *config.phases

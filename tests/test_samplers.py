@@ -6,7 +6,7 @@ import math
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -102,9 +102,9 @@ def test_epoch_uniform_resumes_within_an_epoch(space: SearchSpace) -> None:
     [
         ("robustness", {"floor": 1.5}, r"floor must be in \[0, 1\]"),
         ("robustness", {"memory": 1.0}, r"memory in \[0, 1\)"),
-        ("robustness", {"candidates": 0}, "candidates must be at least 1"),
-        ("robustness", {"prefer": "middling"}, "prefer.*worst"),
-        ("robustness", {"students": 1}, "students must be at least 2"),
+        ("robustness", {"bins": 0}, "bins must be at least 1"),
+        ("robustness", {"smallest": 0.7, "largest": 0.4}, "shares of at most 1 in all, got 0.7 and 0.4"),
+        ("robustness", {"students": 0}, "students must be at least 1"),
     ],
 )
 def test_wrong_options(name: str, options: dict[str, Any], message: str, space: SearchSpace) -> None:
@@ -122,97 +122,78 @@ def divergence_of(space: SearchSpace) -> Callable[[Architecture], float]:
     return lambda a: 0.9 - 0.8 * (math.log(space.cost(a).multiply_adds) - low) / (high - low)
 
 
-def trained(sampler: Any, steps: int, divergence: Callable[[Architecture], float]) -> list[list[Architecture]]:
+def trained(
+    sampler: Any, steps: Iterable[int], divergence: Callable[[Architecture], float]
+) -> list[list[Architecture]]:
     """What a trainer does with a sampler, on students of known divergence."""
     taken = []
-    for step in range(steps):
-        students = []
-        for drawn in sampler.sample(step):
-            candidates = sampler.alternatives(drawn)
-            students.append(sampler.choose(candidates, [divergence(a) for a in candidates]))
-            sampler.update(students[-1], Signals(torch.tensor(divergence(students[-1])), 0.5, 0.5))
-        taken.append(students)
+    for step in steps:
+        taken.append(sampler.sample(step))
+        for student in taken[-1]:
+            sampler.update(student, Signals(torch.tensor(divergence(student)), 0.5, 0.5))
     return taken
 
 
 def test_robustness_draws_where_robustness_is_missing(space: SearchSpace) -> None:
+    """More often than by cost alone, which is left where nobody is farther from the teacher than the largest."""
     divergence = divergence_of(space)
-    shares = []
-    for wanted in (divergence, lambda a: 1.0 - divergence(a)):  # small ones lack it; then: large ones do
-        sampler = build("robustness", space, bins=4, candidates=1, floor=0.2)
-        taken = trained(sampler, 400, wanted)
-        drawn = Counter(sampler.strata.index(a) for step in taken[50:] for a in step if a not in sampler.ends)
-        shares.append([drawn[index] / drawn.total() for index in range(4)])
-    assert shares[0][0] > shares[0][1] > shares[0][2] > shares[0][3] > 0.2 / 4 * 0.6
-    # Nobody is farther from the teacher than the largest: no gap, so the bins are equal.
-    assert all(abs(share - 0.25) < 0.07 for share in shares[1])
+    drawn = []
+    for wanted in (divergence, lambda a: 1.0 - divergence(a)):  # small ones lack it; then: the largest does most
+        sampler = build("robustness", space, bins=4, floor=0.2, smallest=0.0, largest=0.1)
+        taken = trained(sampler, range(400), wanted)
+        counts = Counter(sampler.strata.index(a) for step in taken[50:] for a in step if a != space.largest())
+        drawn.append([counts[index] * sampler.costs[index] ** 0.5 for index in range(4)])
+    missing, equal = ([amount / sum(amounts) for amount in amounts] for amounts in drawn)
+    assert missing[0] > missing[1] > missing[2] > missing[3] > 0.2 / 4 * 0.6
+    assert all(abs(share - 0.25) < 0.05 for share in equal)
 
 
-def test_probabilities_follow_the_formula(space: SearchSpace) -> None:
-    """A floor of uniform, and the rest in proportion to how much farther than the largest each bin is."""
-    sampler = build("robustness", space, bins=4, floor=0.4, memory=0.0)
-    by_bin = {index: members[-1] for index, members in sampler.strata.members.items()}
+def test_shares_follow_the_formula(space: SearchSpace) -> None:
+    """A floor, and the rest by how much farther than the largest each bin is; over the root of what it costs."""
+    sampler = build("robustness", space, bins=4, floor=0.4, memory=0.0, smallest=0.3, largest=0.1)
     sampler.update(space.largest(), Signals(0.1, 1.0, 1.0))
     for index, divergence in ((0, 0.7), (1, 0.3), (2, 0.1), (3, 0.05)):
-        sampler.update(by_bin[index], Signals(divergence, 1.0, 1.0))
+        sampler.update(sampler.strata.members[index][-1], Signals(divergence, 1.0, 1.0))
     sampler.sample(0)  # reads
-    found = sampler.probabilities([by_bin[index] for index in range(4)])
-    assert found == pytest.approx([0.1 + 0.6 * 0.6 / 0.8, 0.1 + 0.6 * 0.2 / 0.8, 0.1, 0.1])
+    needs = [0.1 + 0.6 * 0.6 / 0.8, 0.1 + 0.6 * 0.2 / 0.8, 0.1, 0.1]
+    weights = [need / math.sqrt(cost) for need, cost in zip(needs, sampler.costs, strict=True)]
+    assert sampler.shares() == pytest.approx([0.3, 0.1, *(0.6 * weight / sum(weights) for weight in weights)])
+
+
+def test_draws_keep_to_their_shares(space: SearchSpace) -> None:
+    """At every moment, to within few draws: independent ones would be off by their square root."""
+    sampler = build("robustness", space, students=2, smallest=0.25, largest=0.1)
+    counts: Counter[Architecture] = Counter()
+    for step in range(200):
+        counts.update(sampler.sample(step))
+        assert abs(counts[space.largest()] - 0.1 * counts.total()) < 3
+        assert counts[space.smallest()] > 0.25 * counts.total() - 3  # a bin may draw it as well
+    assert 395 <= counts.total() <= 400
 
 
 def test_moving_average(space: SearchSpace) -> None:
     sampler = build("robustness", space, bins=2, memory=0.75)
+    sampler.update(space.largest(), Signals(0.25, 1.0, 1.0))
     for value in (1.0, 2.0, 0.0):
         sampler.update(space.smallest(), Signals(value, 1.0, 1.0))
     sampler.sample(0)
-    assert sampler.divergence(space.smallest()) == pytest.approx(0.75 * (0.75 * 1.0 + 0.25 * 2.0))
+    assert sampler.gap(0) == pytest.approx(0.75 * (0.75 * 1.0 + 0.25 * 2.0) - 0.25)
 
 
-@pytest.mark.parametrize("prefer", ["worst", "best"])
-def test_candidates_are_of_the_drawn_bin_and_one_is_chosen(prefer: str, space: SearchSpace) -> None:
-    sampler = build("robustness", space, bins=4, candidates=5, prefer=prefer)
-    for step in range(30):
-        for drawn in sampler.sample(step):
-            candidates = sampler.alternatives(drawn)
-            assert candidates[0] == drawn
-            if drawn in sampler.ends:
-                assert candidates == [drawn]
-                continue
-            assert 1 <= len(candidates) <= 5
-            assert len({sampler.strata.index(candidate) for candidate in candidates}) == 1
-            values = [float(index % 3) for index in range(len(candidates))]
-            chosen = sampler.choose(candidates, values)
-            assert values[candidates.index(chosen)] == (max if prefer == "worst" else min)(values)
-
-
-def test_ends_come_when_they_are_due(space: SearchSpace) -> None:
-    sampler = build("robustness", space, largest_every=3, smallest_every=2)
-    for step in range(12):
-        students = sampler.sample(step)
-        assert len(students) == 4
-        if step % 3 == 0:
-            assert students[0] == space.largest()
-        if step % 2 == 0:
-            assert space.smallest() in students
+def test_a_space_of_one_has_one_student(space: SearchSpace) -> None:
+    one = space.only(space.smallest())
+    assert build("robustness", one).sample(0) == [one.largest()]
 
 
 def test_robustness_resumes_with_what_it_learnt(space: SearchSpace) -> None:
     """Between two readings of the signals too; and two ranks that see the same signals draw the same students."""
     divergence = divergence_of(space)
     whole, rank = (build("robustness", space) for _ in range(2))
-    assert trained(whole, 27, divergence) == trained(rank, 27, divergence)
+    assert trained(whole, range(27), divergence) == trained(rank, range(27), divergence)
     resumed = build("robustness", space, seed=5)
     with tempfile.TemporaryFile() as file:
         torch.save(whole.state_dict(), file)
         file.seek(0)
         resumed.load_state_dict(torch.load(file, weights_only=True))
 
-    def rest(sampler: Any) -> list[list[Architecture]]:
-        taken = []
-        for step in range(27, 60):
-            taken.append(sampler.sample(step))
-            for student in taken[-1]:
-                sampler.update(student, Signals(divergence(student), 0.5, 0.5))
-        return taken
-
-    assert rest(resumed) == rest(whole)
+    assert trained(resumed, range(27, 60), divergence) == trained(whole, range(27, 60), divergence)

@@ -49,8 +49,6 @@ class Sampler(ABC):
     """
 
     least_students = 1
-    scored_images: int | None = None
-    """On how many images of the batch alternatives are compared; None: on all."""
 
     def __init__(
         self, space: SearchSpace, seed: int, students: int = 4, steps_per_epoch: int = 1, steps: int = 1
@@ -75,14 +73,6 @@ class Sampler(ABC):
             step: of the phase, from 0; a sampler sees every step once, in order.
         """
         return list(dict.fromkeys(self.draw(step)))
-
-    def alternatives(self, architecture: Architecture) -> list[Architecture]:
-        """Candidates for the place of a sampled architecture, itself first; more than one asks for `choose`."""
-        return [architecture]
-
-    def choose(self, candidates: Sequence[Architecture], divergences: Sequence[float]) -> Architecture:
-        """The candidate that trains, given each one's divergence on adversarial images that exist already."""
-        return candidates[0]
 
     def update(self, architecture: Architecture, signals: Signals) -> None:  # noqa: B027 (nothing, unless it learns)
         """Learn how a student that has just been trained did."""

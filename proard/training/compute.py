@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from proard.common.distributed import gathered
 
-PURPOSES = ("attack", "update", "teacher", "candidates", "validation")
+PURPOSES = ("attack", "update", "teacher", "validation")
 SECONDS = "processor_seconds"
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from proard.common.device import autocast, peak_memory, resolve_device, resolve_precision
-from proard.common.distributed import highest, mean_over_ranks, rank, share, sum_over_ranks, world_size
+from proard.common.distributed import highest, rank, share, sum_over_ranks, world_size
 from proard.common.errors import Stopped, UserError
 from proard.common.files import append_line
 from proard.config import Config, PhaseConfig
@@ -37,7 +37,7 @@ from proard.training.optimizer import learning_rate, new_optimizer
 from proard.training.phases import Phase, build_phases
 from proard.training.progress import TrainingProgress
 from proard.training.state import Position, capture, restore
-from proard.training.student_record import StudentRecord, divergence, signals
+from proard.training.student_record import StudentRecord, signals
 from proard.training.teachers import BatchTeacher, ExternalTeacher, freeze_largest, load_teacher, restore_largest
 from proard.training.validation import Validator
 
@@ -171,9 +171,7 @@ class Trainer:
         teacher = None if self.teacher is None else BatchTeacher(self.teacher, images)
         crafted: torch.Tensor | None = None  # adversarial images that this step's students may share
         self.optimizer.zero_grad(set_to_none=False)
-        for drawn in self._students_of_a_step():
-            # Which student
-            architecture = self._choose(drawn, teacher, images, labels, crafted)
+        for architecture in self._students_of_a_step():
             objective = self.objective
             if self.joint is not None and architecture == self.supernet.space.largest():
                 objective = self.joint
@@ -222,27 +220,10 @@ class Trainer:
         # The largest comes first: it is the others' teacher in this step.
         return list(dict.fromkeys([space.largest(), *drawn]))
 
-    def _choose(
-        self,
-        drawn: Architecture,
-        teacher: BatchTeacher | None,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        crafted: torch.Tensor | None,
-    ) -> Architecture:
-        """Let the sampler choose among candidates, by how they do on adversarial images that exist already."""
-        candidates = self.sampler.alternatives(drawn)
-        if crafted is None or len(candidates) == 1:
-            return drawn
-        seen = crafted[: self.sampler.scored_images]
-        with torch.no_grad(), autocast(self.device, self.precision):
-            found = [divergence(self._cut(a, "candidates")(seen), teacher, images, labels) for a in candidates]
-        return self.sampler.choose(candidates, mean_over_ranks(torch.stack(found)).tolist())
-
-    def _cut(self, architecture: Architecture, purpose: str | None = None) -> nn.Module:
+    def _cut(self, architecture: Architecture) -> nn.Module:
         """A student whose passes are counted."""
         cost = self.supernet.space.cost(architecture).multiply_adds
-        return self.compute.watch(self.supernet.student(architecture), cost, purpose)
+        return self.compute.watch(self.supernet.student(architecture), cost)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Phases

@@ -28,7 +28,8 @@ class ResNetFamily(Family):
         width_choices: factors on the channels of the stem and of each stage, at most 1.
         expand_choices: channels inside a block, relative to its stage's.
         activation: relu, relu6, hswish or silu.
-        stem: ``cifar`` (stride 1), or ``imagenet`` (stride 2 and a max-pooling layer).
+        stem: ``cifar`` (stride 1), ``strided`` (stride 2: a quarter of the work), or ``imagenet`` (stride 2 and a
+            max-pooling layer).
         dropout: before the classifier.
     """
 
@@ -38,7 +39,7 @@ class ResNetFamily(Family):
     width_choices: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     expand_choices: tuple[float, ...] = (0.5, 0.75, 1.0)
     activation: Literal["relu", "relu6", "hswish", "silu"] = "relu"
-    stem: Literal["cifar", "imagenet"] = "cifar"
+    stem: Literal["cifar", "strided", "imagenet"] = "cifar"
     dropout: float = 0.0
 
     # Finer than elsewhere: multiples of 8 would make one network of two expansions of a narrow stage.
@@ -138,7 +139,7 @@ class ResNetFamily(Family):
 
     def _stem_plan(self, chosen: dict[str, float]) -> tuple[tuple[tuple[str, BlockSpec], ...], int]:
         width = round_channels(self.widths[0] * chosen["stem.width"])
-        stride = 2 if self.stem == "imagenet" else 1
+        stride = 1 if self.stem == "cifar" else 2
         return (("input", BlockSpec((ConvolutionSpec(self.input_shape[0], width, 3, stride),))),), width
 
     def _convolutions(self, inputs: int, middle: int, outputs: int, stride: int) -> tuple[ConvolutionSpec, ...]:
@@ -190,7 +191,7 @@ class ResNet50Family(ResNetFamily):
     def _stem_plan(self, chosen: dict[str, float]) -> tuple[tuple[tuple[str, BlockSpec], ...], int]:
         middle = round_channels(self.stem_widths[0] * chosen["stem.middle.width"])
         outputs = round_channels(self.stem_widths[1] * chosen["stem.output.width"])
-        stride = 2 if self.stem == "imagenet" else 1
+        stride = 1 if self.stem == "cifar" else 2
         stem = [("input", BlockSpec((ConvolutionSpec(self.input_shape[0], middle, 3, stride),)))]
         if chosen["stem.depth"] == self.depth_choices[-1]:
             stem.append(("residual", BlockSpec((ConvolutionSpec(middle, middle, 3),), shortcut=True)))
