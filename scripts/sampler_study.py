@@ -1,16 +1,16 @@
-"""Which students should train in a step? Samplers, shared attacks and conflict options, compared at equal compute.
+"""Which students should train in a step? Samplers and cheaper attacks, compared at equal compute.
 
-python scripts/sampler_study.py --data digits --seeds 0 1 2 3 4 --out docs/results/samplers_digits
-python scripts/sampler_study.py --data fashion_mnist --seeds 0 1 2 --out docs/results/samplers_fashion_mnist
-python scripts/sampler_study.py --out docs/results/samplers_fashion_mnist --arms sandwich robustness --autoattack 50
+python scripts/sampler_study.py --data fashion_mnist --seeds 0 1 2 --out docs/results/compute_fashion_mnist
+python scripts/sampler_study.py --data digits --seeds 0 1 2 3 4 --out docs/results/compute_digits
+python scripts/sampler_study.py --out docs/results/compute_fashion_mnist --arms sandwich uniform-1 --autoattack 200
 
-For every seed one teacher (the largest student, TRADES) is trained, then from its weights every arm: the same images,
-epochs, students per step and attack steps, with RSLAD; five students of each (the smallest, three of middle cost, the
-largest: the same ones in every arm) are calibrated and measured on the same test images. ``alone`` trains each of the
-five by itself from random weights, for as many epochs, with the same teacher. Every result is a row of OUT.jsonl, with
-the commit and command, written as it comes; what is there is not measured again, so that the study may be spread over
-several sittings and processes. OUT.md is the table. Seconds are of the processor, so that other work on the machine
-does not count.
+For every seed one teacher (the largest student, TRADES) is trained, then from its weights every arm with RSLAD: the
+same images, and as many epochs as make its multiply-adds those of the base arm times the arm's ``compute``. They are
+counted as the networks run, and a row has them beside the seconds of the processor. Five students of each (the
+smallest, three of middle cost, the largest: the same ones in every arm) are calibrated and measured on the same test
+images. ``alone`` trains each of the five by itself from random weights, with the same teacher, for the epochs of the
+arm it is compared with. Every result is a row of OUT.jsonl, with the commit and command, written as it comes; what is
+there is not measured again, so that the study may be spread over several sittings and processes. OUT.md is the table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import argparse
 import json
 import math
 import random
-import time
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -30,10 +29,14 @@ from proard import train
 from proard.attacks import Attack, ThreatModel, attacks
 from proard.commands.extract import Extractor
 from proard.common.environment import environment
+from proard.config import parse_config
+from proard.data import load_data
 from proard.evaluation.accuracy import measure
-from proard.runs.components import evaluation_batches
-from proard.runs.run import Run
+from proard.runs.checkpoint import load_checkpoint
+from proard.runs.components import evaluation_batches, supernet_for
+from proard.runs.run import Run, read_metrics
 from proard.supernet import Architecture, SearchSpace
+from proard.training.phases import build_phases
 
 WIDTHS = {
     "digits": [16, 32, 64],
@@ -45,47 +48,23 @@ EPS = {"digits": 0.1, "fashion_mnist": 0.1, "cifar10": 8 / 255, "image_folder": 
 EPOCHS = {"digits": (15, 10), "fashion_mnist": (10, 10), "cifar10": (30, 30), "image_folder": (10, 10)}
 IMAGES = {"digits": None, "fashion_mnist": 2400, "cifar10": None, "image_folder": 2400}
 PLACES = ("smallest", "low", "middle", "high", "largest")
-SANDWICH = {"name": "sandwich", "students": 4}
-ROBUSTNESS = {"name": "robustness", "students": 4}
-# What differs from four students per step by the sandwich rule, each attacked by itself, gradients summed.
-SAMPLERS: dict[str, dict[str, Any]] = {
-    "epoch-uniform": {"sampler": {"name": "epoch-uniform", "students": 4}},
-    "uniform": {"sampler": {"name": "uniform", "students": 4}},
-    "sandwich": {},
-    "robustness": {"sampler": ROBUSTNESS},
-    "robustness, best": {"sampler": ROBUSTNESS | {"prefer": "best"}},
-    "robustness, as drawn": {"sampler": ROBUSTNESS | {"candidates": 1}},
-    "robustness, of 8": {"sampler": ROBUSTNESS | {"candidates": 8}},
-    "robustness, of 8 on 16": {"sampler": ROBUSTNESS | {"candidates": 8, "scored_images": 16}},
-    "robustness, no gap": {"sampler": ROBUSTNESS | {"floor": 1.0, "candidates": 1}},
-    "robustness, ends in turn": {"sampler": ROBUSTNESS | {"largest_every": 2}},
+ONE_STEP = {"name": "nfgsm"}
+# What differs from the base arm: a step of four students by the sandwich rule, each attacked by itself in 5 steps.
+ARMS: dict[str, dict[str, Any]] = {
+    "sandwich": {"sampler": {"name": "sandwich", "students": 4}},
+    "uniform-2": {"sampler": {"name": "uniform", "students": 2}},
+    "uniform-1": {"sampler": {"name": "uniform", "students": 1}},
+    "robustness-2": {"sampler": {"name": "robustness", "students": 2}},
+    "robustness-1": {"sampler": {"name": "robustness", "students": 1}},
+    "robustness-1, no gap": {"sampler": {"name": "robustness", "students": 1, "floor": 1.0}},
+    "robustness-1, averaged": {"sampler": {"name": "robustness", "students": 1}, "ema_decay": 0.99},
+    "sandwich, one-step": {"sampler": {"name": "sandwich", "students": 4}, "attack": ONE_STEP},
+    "uniform-1, one-step": {"sampler": {"name": "uniform", "students": 1}, "attack": ONE_STEP},
+    "robustness-2, one-step": {"sampler": {"name": "robustness", "students": 2}, "attack": ONE_STEP},
+    "robustness-1, one-step": {"sampler": {"name": "robustness", "students": 1}, "attack": ONE_STEP},
 }
-CRAFTING: dict[str, dict[str, Any]] = {
-    "own, 3 steps": {"crafting": {"name": "own", "steps": 3}},
-    "own, 2 steps": {"crafting": {"name": "own", "steps": 2}},
-    "own, 1 step": {"crafting": {"name": "own", "steps": 1}},
-    "shared, largest": {"crafting": {"name": "shared", "source": "largest"}},
-    "shared, drawn": {"crafting": {"name": "shared", "source": "drawn"}},
-    "refined 1, largest": {"crafting": {"name": "refined", "steps": 1}},
-    "refined 2, largest": {"crafting": {"name": "refined", "steps": 2}},
-    "refined 2, drawn": {"crafting": {"name": "refined", "steps": 2, "source": "drawn"}},
-    "refined 2, previous": {"crafting": {"name": "refined", "steps": 2, "source": "previous"}},
-    "refined 2, smallest": {"crafting": {"name": "refined", "steps": 2, "source": "smallest"}},
-    "refined 1, smallest": {"crafting": {"name": "refined", "steps": 1, "source": "smallest"}},
-    "robustness, refined 2, smallest": {
-        "sampler": ROBUSTNESS,
-        "crafting": {"name": "refined", "steps": 2, "source": "smallest"},
-    },
-    "robustness, refined 1, smallest": {
-        "sampler": ROBUSTNESS,
-        "crafting": {"name": "refined", "steps": 1, "source": "smallest"},
-    },
-}
-CONFLICT: dict[str, dict[str, Any]] = {
-    "weights averaged": {"ema_decay": 0.98},
-    "joint teacher": {"teacher": {"mode": "joint"}},
-}
-ARMS = {**SAMPLERS, **CRAFTING, **CONFLICT}
+COMPUTE = {"": 1.0, " at half": 0.5, " at a quarter": 0.25, " at double": 2.0}
+ARMS = {arm + words: {**settings, "compute": c} for words, c in COMPUTE.items() for arm, settings in ARMS.items()}
 ALONE = "alone"
 BASE = "sandwich"
 
@@ -181,97 +160,84 @@ class Study:
             "learning_rate": 0.1,
             "objective": {"name": "trades", "beta": 3},
         }
-        seconds, energy = self.trained({**self.config(seed), "phases": [phase]}, place)
+        spent = self.trained({**self.config(seed), "phases": [phase]}, place)
         if self.missing("students", "teacher", seed):
             extractor = Extractor(Run(place), quiet=True)
-            largest = {"largest": extractor.supernet.space.largest()}
-            self.remember(
-                measured="students",
-                arm="teacher",
-                seed=seed,
-                place=None,
-                seconds=seconds,
-                kwh=energy,
-                students=self.measured(extractor, largest),
-            )
+            students = self.measured(extractor, {"largest": extractor.supernet.space.largest()})
+            self.remember(measured="students", arm="teacher", seed=seed, place=None, **spent, students=students)
         return place
 
     def arm(self, arm: str, seed: int, teacher: Path) -> None:
         """One supernet, and its five students."""
-        changed = ARMS[arm]
-        config = self.config(seed)
-        config["supernet"]["weights"] = str(teacher)
-        config |= {key: changed[key] for key in ("ema_decay", "teacher") if key in changed}
-        phase = {
-            "name": "students",
-            "epochs": self.epochs,
-            "learning_rate": 0.1,
-            "elastic": ["all"],
-            "sampler": SANDWICH,
-        }
-        phase |= {key: changed[key] for key in ("sampler", "crafting") if key in changed}
-        place = self.work / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
-        attacked = not self.arguments.autoattack or not self.missing("autoattack", arm, seed)
-        if attacked and not self.missing("students", arm, seed):
+        wanted = [kind for kind in self.kinds if self.missing(kind, arm, seed)]
+        if not wanted:
             return
-        seconds, energy = self.trained({**config, "phases": [phase]}, place)
-        if self.missing("students", arm, seed):
-            extractor = Extractor(Run(place), quiet=True)
-            students = self.measured(extractor, places(extractor.supernet.space, seed))
-            self.remember(
-                measured="students", arm=arm, seed=seed, place=None, seconds=seconds, kwh=energy, students=students
-            )
-        if not attacked:
-            extractor = Extractor(Run(place), quiet=True)
-            students = self.measured(extractor, places(extractor.supernet.space, seed), autoattack=True)
-            self.remember(measured="autoattack", arm=arm, seed=seed, place=None, students=students)
+        place = self.work / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
+        spent = self.trained(self.arm_config(arm, seed, teacher), place)
+        extractor = Extractor(Run(place), quiet=True)
+        for kind in wanted:
+            students = self.measured(extractor, places(extractor.supernet.space, seed), kind == "autoattack")
+            self.remember(measured=kind, arm=arm, seed=seed, place=None, **spent, students=students)
+
+    def arm_config(self, arm: str, seed: int, teacher: Path) -> dict[str, Any]:
+        """The arm's training, as long as its share of the base arm's multiply-adds."""
+        base, own = (self.supernet_config(name, seed, teacher) for name in (BASE, arm))
+        own["phases"][0]["epochs"] = max(1, round(self.epochs * ARMS[arm]["compute"] * work(base) / work(own)))
+        return own
+
+    def supernet_config(self, arm: str, seed: int, teacher: Path) -> dict[str, Any]:
+        """The arm's training for as many epochs as the base arm's."""
+        settings = ARMS[arm]
+        phase = {"name": "students", "epochs": self.epochs, "learning_rate": 0.1, "elastic": ["all"]}
+        config = self.config(seed)
+        config["supernet"] |= {"weights": str(teacher)}
+        config |= {key: settings[key] for key in ("attack", "ema_decay") if key in settings}
+        return {**config, "phases": [{**phase, "sampler": settings["sampler"]}]}
 
     def students_alone(self, seed: int, teacher: Path) -> None:
-        """The five students, each trained by itself from random weights."""
+        """The five students, each trained by itself from random weights as long as the supernet it is compared with."""
         extractor = Extractor(Run(teacher), quiet=True)
         directory = teacher / "students" / "student"
         if not directory.exists():
             extractor.write(None, teacher / "students", "robust", ())
+        like = self.arm_config(self.arguments.alone_like, seed, teacher)
+        epochs = max(1, round(like["phases"][0]["epochs"] * self.arguments.alone_epochs))
+        arm = f"{ALONE}, {epochs} epochs"
         for place, architecture in places(extractor.supernet.space, seed).items():
-            path = self.work / f"{ALONE}-{place}-{seed}"
-            phase = {"name": "student", "epochs": self.epochs, "learning_rate": 0.1, "objective": {"name": "rslad"}}
-            attacked = not self.arguments.autoattack or not self.missing("autoattack", ALONE, seed, place)
-            if attacked and not self.missing("students", ALONE, seed, place):
+            wanted = [kind for kind in self.kinds if self.missing(kind, arm, seed, place)]
+            if not wanted:
                 continue
             config = {
                 **self.config(seed),
+                "attack": like["attack"],
                 "mode": "student",
                 "student": {"architecture": dict(architecture)},
                 "teacher": {"source": str(directory)},
-                "phases": [phase],
+                "phases": [{"name": "student", "epochs": epochs, "learning_rate": 0.1, "objective": {"name": "rslad"}}],
             }
-            seconds, energy = self.trained(config, path)
-            if self.missing("students", ALONE, seed, place):
-                students = self.measured(Extractor(Run(path), quiet=True), {place: architecture})
-                self.remember(
-                    measured="students",
-                    arm=ALONE,
-                    seed=seed,
-                    place=place,
-                    seconds=seconds,
-                    kwh=energy,
-                    students=students,
-                )
-            if not attacked:
-                students = self.measured(Extractor(Run(path), quiet=True), {place: architecture}, autoattack=True)
-                self.remember(measured="autoattack", arm=ALONE, seed=seed, place=place, students=students)
+            path = self.work / f"{ALONE}-{epochs}-{place}-{seed}"
+            spent = self.trained(config, path)
+            for kind in wanted:
+                students = self.measured(Extractor(Run(path), quiet=True), {place: architecture}, kind == "autoattack")
+                self.remember(measured=kind, arm=arm, seed=seed, place=place, **spent, students=students)
 
-    def trained(self, config: dict[str, Any], place: Path) -> tuple[float, float | None]:
-        """Train unless that was done: processor seconds and kilowatt hours."""
-        record = place / "cost.json"
-        if not record.exists():
-            started = time.process_time()
+    @property
+    def kinds(self) -> list[str]:
+        """What is measured of every arm."""
+        return ["students"] + ["autoattack"] * bool(self.arguments.autoattack)
+
+    def trained(self, config: dict[str, Any], place: Path) -> dict[str, Any]:
+        """Train unless that was done: epochs, processor seconds, and multiply-adds by purpose, validation left out."""
+        if not (place / "checkpoint.pt").exists() or not load_checkpoint(place / "checkpoint.pt")["finished"]:
             train(config, run=place, quiet=True, resume=(place / "checkpoint.pt").exists())
-            # A training that was interrupted has spent more than this process saw.
-            energy = json.loads((place / "energy.json").read_text(encoding="utf-8")).get("kwh")
-            record.write_text(json.dumps([time.process_time() - started, energy]), encoding="utf-8")
-        seconds, energy = json.loads(record.read_text(encoding="utf-8"))
-        return seconds, energy
+        spent: dict[str, float] = {}
+        seconds = 0.0
+        for row in read_metrics(Run(place).metrics):
+            if row["kind"] == "epoch":
+                seconds += row["processor_seconds"]
+                for purpose, amount in row["compute"].items():
+                    spent[purpose] = spent.get(purpose, 0.0) + amount
+        return {"epochs": config["phases"][0]["epochs"], "seconds": seconds, "multiply_adds": spent}
 
     def measured(
         self, extractor: Extractor, architectures: dict[str, Architecture], autoattack: bool = False
@@ -300,6 +266,20 @@ class Study:
         return results
 
 
+def work(config: dict[str, Any], steps: int = 2000) -> float:
+    """Multiply-adds of an arm's step per image, expected: an attack there and back, and RSLAD's two losses.
+
+    A pass of the loss is worth three forward passes, one of the attack two; the teacher answers once.
+    """
+    built = parse_config(config)
+    data = load_data(built.data)
+    space = supernet_for(built, data).space
+    (phase,) = build_phases(built, space)
+    sampler = phase.sampler(steps)
+    drawn = mean(sum(space.cost(a).multiply_adds for a in sampler.sample(step)) for step in range(steps))
+    return drawn * (2 * (phase.attack.passes - 1) + 2 * 3) + space.cost(space.largest()).multiply_adds
+
+
 def places(space: SearchSpace, seed: int) -> dict[str, Architecture]:
     """The smallest, the largest, and three random students between them, at equal ratios of multiply-adds."""
     rng = random.Random(seed)
@@ -318,15 +298,16 @@ def places(space: SearchSpace, seed: int) -> dict[str, Architecture]:
 
 
 def by_arm(rows: list[dict[str, Any]], measured: str) -> dict[str, dict[int, dict[str, Any]]]:
-    """Arm to seed to ``{"students": ..., "seconds": ...}``; the parts of ``alone`` are put together, complete ones."""
+    """Arm to seed to students, seconds and multiply-adds; the parts of ``alone`` are put together, complete ones."""
     arms: dict[str, dict[int, dict[str, Any]]] = {}
     for row in rows:
         if row["measured"] != measured:
             continue
-        entry = arms.setdefault(row["arm"], {}).setdefault(row["seed"], {"students": {}, "seconds": 0.0, "kwh": 0.0})
+        empty = {"students": {}, "seconds": 0.0, "epochs": row["epochs"], "multiply_adds": 0.0}
+        entry = arms.setdefault(row["arm"], {}).setdefault(row["seed"], empty)
         entry["students"] |= row["students"]
-        for name in ("seconds", "kwh"):
-            entry[name] += row.get(name) or 0.0
+        entry["seconds"] += row["seconds"]
+        entry["multiply_adds"] += sum(row["multiply_adds"].values())
     return {
         arm: {seed: e for seed, e in seeds.items() if arm == "teacher" or len(e["students"]) == len(PLACES)}
         for arm, seeds in arms.items()
@@ -350,22 +331,24 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
             continue
         count = next(iter(next(iter(arms[order[0]].values()))["students"].values()))["images"]
         lines += [f"### {title}, % of {count} test images", ""]
-        heads = ["arm", "seeds", *PLACES, "mean", "clean, mean"] + (["CPU s", "Wh"] if measured == "students" else [])
+        heads = ["arm", "seeds", "epochs", *PLACES, "mean", "clean, mean", "CPU s", "10^12 multiply-adds"]
         lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
         for arm in order:
             entries = list(arms[arm].values())
             cells = [spread([robust(e, place) for e in entries]) for place in (*PLACES, "mean")]
             cells.append(spread([robust(e, "mean", "clean") for e in entries]))
-            if measured == "students":
-                cells += [f"{mean(e['seconds'] for e in entries):.0f}", f"{1000 * mean(e['kwh'] for e in entries):.2f}"]
-            lines.append("| " + " | ".join([arm, str(len(entries)), *cells]) + " |")
+            cells += [f"{mean(e['seconds'] for e in entries):.0f}"]
+            cells += [f"{mean(e['multiply_adds'] for e in entries) / 1e12:.2f}"]
+            epochs = " ".join(dict.fromkeys(str(entry["epochs"]) for entry in entries))
+            lines.append("| " + " | ".join([arm, str(len(entries)), epochs, *cells]) + " |")
         if measured == "students" and teachers:
             entries = list(teachers.values())
             seconds = mean(entry["seconds"] for entry in entries)
             accuracy = spread([robust(entry, "largest") for entry in entries])
             lines += [
                 "",
-                f"Teachers ({len(entries)}): {accuracy} robust, {seconds:.0f} CPU s each, not in the rows above.",
+                f"Teachers ({len(entries)}): {accuracy} robust, {seconds:.0f} CPU s and "
+                f"{mean(e['multiply_adds'] for e in entries) / 1e12:.2f}e12 multiply-adds each, not in the rows above.",
             ]
         lines += [
             "",
@@ -409,7 +392,9 @@ def main() -> None:
     parser.add_argument("--data", choices=WIDTHS, default="fashion_mnist")
     parser.add_argument("--root", type=Path, help="where the images are")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="*", choices=[ALONE, *ARMS], default=[ALONE, *ARMS])
+    parser.add_argument("--arms", nargs="*", choices=[ALONE, *ARMS], default=[ALONE, BASE])
+    parser.add_argument("--alone-like", choices=ARMS, default=BASE, help="whose attack and epochs 'alone' has")
+    parser.add_argument("--alone-epochs", type=float, default=1.0, help="times those epochs")
     parser.add_argument("--test-images", type=int, default=1000)
     parser.add_argument("--autoattack", type=int, default=0, help="test images for AutoAttack; 0 leaves it out")
     parser.add_argument("--work", default="runs/samplers", help="where runs are kept")

@@ -3,8 +3,7 @@
 Few students train in a step, and many steps are taken: the unit is the multiply-add, not the step. What the students of
 a bin of multiply-adds lack is their *robust gap*: how much farther than the largest student they are from the teacher
 on adversarial images (ShiftNAS and PA&DA adapt to losses on clean images). A bin is drawn in proportion to its gap over
-the square root of its cost; the two ends of the space have fixed shares. Draws are not independent: what is due longest
-comes next, so that no student waits long and few steps are enough.
+the square root of its cost; the two ends of the space have fixed shares.
 """
 
 from __future__ import annotations
@@ -68,13 +67,11 @@ class Robustness(Sampler):
             sum(space.cost(member).multiply_adds for member in members) / len(members)
             for members in self.strata.members.values()
         ]
-        # How far every end and bin is behind its share, in draws; they begin at different times.
-        self.due = [self.rng.random() for _ in (*self.ends, *self.costs)]
         self.averages: dict[int, float] = {}  # of the divergence, by bin; -1: of the largest student
         self.pending: list[tuple[Architecture, float | torch.Tensor]] = []
 
     def draw(self, step: int) -> list[Architecture]:
-        """What is due longest."""
+        """An end or a bin by its share, again and again, until there are enough different students."""
         if step % REFRESH == 0:
             self._read()
         shares = self.shares()
@@ -83,9 +80,7 @@ class Robustness(Sampler):
         for _ in range(20 * wanted):
             if len(students) >= wanted:
                 break
-            self.due = [due + share for due, share in zip(self.due, shares, strict=True)]
-            place = max(range(len(self.due)), key=self.due.__getitem__)
-            self.due[place] -= 1
+            (place,) = self.rng.choices(range(len(shares)), shares)
             students.setdefault(self._student(place))
         return list(students)
 
@@ -132,10 +127,9 @@ class Robustness(Sampler):
         self.pending.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs: the generator, what is due, and what is known of the gaps."""
+        """What `load_state_dict` needs: the generator, and what is known of the gaps."""
         return {
             **super().state_dict(),
-            "due": list(self.due),
             "averages": dict(self.averages),
             "pending": [(architecture.to_json(), float(value)) for architecture, value in self.pending],
         }
@@ -143,5 +137,5 @@ class Robustness(Sampler):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
         super().load_state_dict(state)
-        self.due, self.averages = list(state["due"]), dict(state["averages"])
+        self.averages = dict(state["averages"])
         self.pending = [(Architecture.from_json(text), value) for text, value in state["pending"]]
