@@ -82,8 +82,3 @@ def test_which_regressors_are_compared() -> None:
     assert set(names_for(100)) == set(REGRESSORS) == {"ridge", "gaussian_process", "gradient_boosting", "mlp"}
     assert "gaussian_process" not in names_for(5000)
     assert REGRESSORS["mlp"]().regressor.hidden_layer_sizes == (400,) * 6
-
-
-def test_too_few_labels() -> None:
-    with pytest.raises(ValueError, match="at least 8 labels, got 7"):
-        Predictor(COSTS, LABELLED[:7], truth(LABELLED[:7]))

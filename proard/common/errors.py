@@ -33,4 +33,6 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 def reason(error: object) -> str:
     """What an exception says, in one line; the name of its type where it says nothing."""
+    if isinstance(error, KeyError) and error.args:
+        return f"'{error.args[0]}' is missing"
     return " ".join(str(error).split()) or type(error).__name__

@@ -6,7 +6,7 @@ architecture. That ends at the smallest student, which has to fit; so every sear
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -55,10 +55,9 @@ def nsga2(
     generations: int,
     seed: int,
     start: Matrix | None = None,
-    objectives: Sequence[str] = ("multiply_adds",),
     progress: Callable[[], Any] = lambda: None,
 ) -> Matrix:
-    """Search for architectures of high clean and robust accuracy and low cost.
+    """Search for architectures of high clean and robust accuracy and few multiply-adds.
 
     Args:
         costs: of the space.
@@ -68,7 +67,6 @@ def nsga2(
         generations: at least 1.
         seed: of all random draws.
         start: rows to begin with, such as labelled ones; the rest of the first population is random.
-        objectives: names of the costs that are minimised.
         progress: called after each generation was predicted.
 
     Returns:
@@ -86,23 +84,14 @@ def nsga2(
     genotypes, rng = costs.genotypes, np.random.default_rng(seed)
 
     class Students(Problem):
-        def __init__(self) -> None:
-            super().__init__(
-                n_var=len(genotypes), n_obj=2 + len(objectives), xl=-1, xu=genotypes.sizes - 1, vtype=np.int64
-            )
-
         def _evaluate(self, x: Matrix, out: dict[str, Any], *_: Any, **__: Any) -> None:
-            out["F"] = np.column_stack([-predict(x), *(costs(x, name) for name in objectives)])
+            out["F"] = np.column_stack([-predict(x), costs(x, "multiply_adds")])
             progress()
 
     class EitherParent(Crossover):
-        def __init__(self) -> None:
-            super().__init__(2, 2, prob=0.9)
-
         def _do(self, _: Any, x: Matrix, *__: Any, **___: Any) -> Matrix:
             first, second = x.astype(np.int64)
-            children = [genotypes.crossover(first, second, rng) for _ in range(2)]
-            return np.stack(children)
+            return np.stack([genotypes.crossover(first, second, rng) for _ in range(2)])
 
     class Redraw(Mutation):
         def _do(self, _: Any, x: Matrix, *__: Any, **___: Any) -> Matrix:
@@ -113,17 +102,18 @@ def nsga2(
         def _do(self, _: Any, x: Matrix, *__: Any, **___: Any) -> Matrix:
             return repaired(costs, limits, x.astype(np.int64), rng)
 
+    problem = Students(n_var=len(genotypes), n_obj=3, xl=-1, xu=genotypes.sizes - 1, vtype=np.int64)
     first = _first_population(genotypes, population, rng, start)
     algorithm = NSGA2(
         pop_size=population,
         sampling=repaired(costs, limits, first, rng),
-        crossover=EitherParent(),
+        crossover=EitherParent(2, 2, prob=0.9),  # parents and children
         mutation=Redraw(),
         repair=WithinLimits(),
         eliminate_duplicates=True,
     )
     algorithm.mating.n_max_iterations = DRAWS_OF_OFFSPRING
-    result = minimize(Students(), algorithm, ("n_gen", generations), seed=seed, verbose=False)
+    result = minimize(problem, algorithm, ("n_gen", generations), seed=seed, verbose=False)
     found = np.atleast_2d(result.opt.get("X").astype(np.int64))
     return np.unique(found, axis=0)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,6 @@ LEAST_LABELS = 8  # below, nothing can be said about held-out students
 MOST_FOR_GAUSSIAN_PROCESS = 1000  # its time grows with the cube of the labels
 
 
-def _ridge() -> Any:
-    return RidgeCV(alphas=np.logspace(-3, 3, 13))
-
-
 def _gaussian_process() -> Any:
     # Wide length scales first: the inputs have unit variance, and there are dozens of them.
     kernel = ConstantKernel(1.0) * RBF(10.0, (1.0, 1000.0)) + WhiteKernel(0.1, (1e-6, 1.0))
@@ -60,7 +57,7 @@ def _mlp() -> Any:
 
 
 REGRESSORS: dict[str, Callable[[], Any]] = {
-    "ridge": _ridge,
+    "ridge": partial(RidgeCV, alphas=np.logspace(-3, 3, 13)),
     "gaussian_process": _gaussian_process,
     "gradient_boosting": _gradient_boosting,
     "mlp": _mlp,
@@ -85,16 +82,13 @@ class HeldOut:
 
 def held_out(predicted: Values, labels: Values) -> HeldOut:
     """Compare predictions (N,) with labels (N,)."""
+    tau = kendalltau(predicted, labels).statistic
     difference = predicted - labels
     return HeldOut(
-        rank_correlation(predicted, labels), float(np.abs(difference).mean()), float(np.sqrt((difference**2).mean()))
+        tau=0.0 if np.isnan(tau) else float(tau),
+        error=float(np.abs(difference).mean()),
+        deviation=float(np.sqrt((difference**2).mean())),
     )
-
-
-def rank_correlation(first: Values, second: Values) -> float:
-    """Kendall's tau-b; 0 where one side is constant."""
-    tau = kendalltau(first, second).statistic
-    return 0.0 if np.isnan(tau) else float(tau)
 
 
 def as_values(labels: Sequence[Label]) -> Values:
@@ -116,11 +110,6 @@ def fitted(name: str, inputs: Values, labels: Values) -> Any:
         return model.fit(inputs, labels)
 
 
-def folds(count: int, seed: int = 0) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Indices to train on and to hold out; every label is held out once."""
-    return list(KFold(min(FOLDS, count), shuffle=True, random_state=seed).split(np.arange(count)))
-
-
 def names_for(count: int) -> tuple[str, ...]:
     """The regressors that are worth their time for this many labels."""
     return tuple(n for n in REGRESSORS if n != "gaussian_process" or count <= MOST_FOR_GAUSSIAN_PROCESS)
@@ -128,7 +117,7 @@ def names_for(count: int) -> tuple[str, ...]:
 
 def fits(count: int, regressors: Sequence[str] | None = None) -> int:
     """How many models a `Predictor` of so many labels is compared by: every regressor on every fold."""
-    return len(tuple(regressors or names_for(count))) * min(FOLDS, count)
+    return FOLDS * len(regressors or names_for(count))
 
 
 class Predictor:
@@ -144,9 +133,6 @@ class Predictor:
     Attributes:
         compared: per accuracy and regressor, how the held-out predictions did.
         chosen: per accuracy, the best regressor.
-
-    Raises:
-        ValueError: too few labels.
     """
 
     def __init__(
@@ -157,14 +143,11 @@ class Predictor:
         regressors: Sequence[str] | None = None,
         progress: Callable[[], Any] = lambda: None,
     ) -> None:
-        if len(matrix) < LEAST_LABELS:
-            raise ValueError(f"a predictor needs at least {LEAST_LABELS} labels, got {len(matrix)}")
         self.costs = costs
         inputs = features(costs, matrix)
-        names = tuple(regressors or names_for(len(matrix)))
-        splits = folds(len(matrix))
+        splits = list(KFold(FOLDS, shuffle=True, random_state=0).split(inputs))
         self.compared: dict[str, dict[str, HeldOut]] = {target: {} for target in TARGETS}
-        for name in names:
+        for name in regressors or names_for(len(matrix)):
             predicted = np.empty_like(labels)
             for train, test in splits:
                 predicted[test] = np.clip(fitted(name, inputs[train], labels[train]).predict(inputs[test]), 0, 1)

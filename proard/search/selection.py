@@ -115,9 +115,7 @@ def choose(
 def _neighbours(space: SearchSpace, architecture: Architecture, direction: int) -> dict[str, Architecture]:
     """Per decision that can move, the architecture in which it is one choice smaller (-1) or larger (+1)."""
     neighbours = {}
-    smallest = {
-        decision.name: decision.choices[0] for decision in space.decisions
-    }  # for decisions that become relevant
+    smallest = {decision.name: decision.choices[0] for decision in space.decisions}  # of what becomes relevant
     for decision in space.decisions:
         if decision.name in architecture:
             place = decision.distinct.index(architecture[decision.name]) + direction
