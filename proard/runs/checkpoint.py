@@ -13,7 +13,7 @@ from proard.config import Config, parse_config
 
 FORMAT = 2
 # Keys that may change between a run and its continuation: they say how it is computed, not what.
-FREE_KEYS = ("checkpoint_minutes", "device", "energy", "evaluation", "search", "threads", "trackers")
+FREE_KEYS = {"checkpoint_minutes", "device", "energy", "evaluation", "search", "threads", "trackers"}
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -50,9 +50,7 @@ def changed_keys(before: Config, after: Config) -> list[str]:
             return [name for i, pair in enumerate(zip(a, b, strict=True)) for name in differences(*pair, f"{at}.{i}")]
         return [] if a == b else [at]
 
-    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
-    for key in FREE_KEYS:
-        old.pop(key), new.pop(key)
+    old, new = (config.model_dump(mode="json", exclude=FREE_KEYS) for config in (before, after))
     return differences(old, new, "")
 
 

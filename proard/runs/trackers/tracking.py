@@ -11,12 +11,12 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
+from textwrap import shorten
 from typing import Any
 
 from tqdm import tqdm
 
-from proard.common.errors import Stopped, UserError
+from proard.common.errors import Stopped, UserError, reason
 from proard.common.files import RunLock, write_json
 from proard.common.registry import import_modules
 from proard.config import Component, Config
@@ -24,6 +24,7 @@ from proard.runs.run import Run, read_metrics
 from proard.runs.trackers.base import Tracker, trackers
 
 FILE = "trackers.json"
+MOST_SAID = 200  # characters of an error: a server may answer with a page
 
 
 def build(config: Config) -> dict[str, Tracker]:
@@ -88,9 +89,7 @@ class Tracking:
             entry["rows"] += 1
         write_json(self._file, self._known)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Let every tracker finish."""
         for name, tracker in list(self.active.items()):
             self._guarded(name, tracker.finish, kind is None)
@@ -101,7 +100,7 @@ class Tracking:
         except Exception as error:  # whatever it is: the training goes on
             del self.active[name]
             tqdm.write(
-                f"tracker {name}: failed ({_reason(error)}), and is left out from here on; "
+                f"tracker {name}: failed ({shorten(reason(error), MOST_SAID)}), and is left out from here on; "
                 f"'python -m proard.runs.trackers {self.run.path} {name}' logs the rest later",
                 file=sys.stderr,
             )
@@ -149,7 +148,7 @@ class _Replaying(Tracking):
         except UserError:
             raise
         except Exception as error:
-            raise Stopped(f"tracker {name}: {_reason(error)}") from error
+            raise Stopped(f"tracker {name}: {shorten(reason(error), MOST_SAID)}") from error
 
 
 def _known(file: Path) -> dict[str, dict[str, Any]]:
@@ -159,9 +158,3 @@ def _known(file: Path) -> dict[str, dict[str, Any]]:
         return {name: {"rows": int(entry["rows"]), "state": dict(entry["state"])} for name, entry in entries}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error, not too long."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 200 else f"{lines[0][:200]} ..."
