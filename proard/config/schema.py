@@ -287,17 +287,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _trackers_differ(self) -> Config:
-        names = [tracker.name for tracker in self.trackers]
-        if len(set(names)) < len(names):
-            raise ValueError(f"trackers: names must differ, got {', '.join(names)}")
+    def _names_differ(self) -> Config:
+        for section, entries in (("trackers", self.trackers), ("phases", self.phases)):
+            names = [entry.name for entry in entries]
+            if len(set(names)) < len(names):
+                raise ValueError(f"{section}: names must differ, got {', '.join(names)}")
         return self
 
     @model_validator(mode="after")
     def _phases_unlock_progressively(self) -> Config:
-        names = [phase.name for phase in self.phases]
-        if len(set(names)) < len(names):
-            raise ValueError(f"phases: names must differ, got {', '.join(names)}")
         for before, after in zip(self.phases, self.phases[1:], strict=False):
             if "all" in after.elastic:
                 continue
