@@ -27,8 +27,7 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from proard.search.genotypes import Matrix
-from proard.search.population_cost import PopulationCost
+from proard.search.genotypes import Genotypes, Matrix
 from proard.search.selection import Label
 
 Values = npt.NDArray[np.float64]
@@ -96,10 +95,10 @@ def as_values(labels: Sequence[Label]) -> Values:
     return np.array([[label.clean, label.robust] for label in labels], dtype=np.float64).reshape(-1, 2)
 
 
-def features(costs: PopulationCost, matrix: Matrix) -> Values:
+def features(genotypes: Genotypes, matrix: Matrix) -> Values:
     """The one-hot encoding of rows, and the logarithms of multiply-adds and parameters."""
-    logarithms = [np.log(np.maximum(costs(matrix, name), 1)) for name in ("multiply_adds", "parameters")]
-    return np.column_stack([costs.genotypes.one_hot(matrix), *logarithms])
+    logarithms = [np.log(np.maximum(genotypes.cost(matrix, name), 1)) for name in ("multiply_adds", "parameters")]
+    return np.column_stack([genotypes.one_hot(matrix), *logarithms])
 
 
 def fitted(name: str, inputs: Values, labels: Values) -> Any:
@@ -124,7 +123,7 @@ class Predictor:
     """Predicts both accuracies of rows of a matrix.
 
     Args:
-        costs: of the space.
+        genotypes: of the space.
         matrix: labelled rows (N, decisions), at least `LEAST_LABELS`.
         labels: (N, 2) in [0, 1].
         regressors: names to compare; default those of `names_for`.
@@ -137,14 +136,14 @@ class Predictor:
 
     def __init__(
         self,
-        costs: PopulationCost,
+        genotypes: Genotypes,
         matrix: Matrix,
         labels: Values,
         regressors: Sequence[str] | None = None,
         progress: Callable[[], Any] = lambda: None,
     ) -> None:
-        self.costs = costs
-        inputs = features(costs, matrix)
+        self.genotypes = genotypes
+        inputs = features(genotypes, matrix)
         splits = list(KFold(FOLDS, shuffle=True, random_state=0).split(inputs))
         self.compared: dict[str, dict[str, HeldOut]] = {target: {} for target in TARGETS}
         for name in regressors or names_for(len(matrix)):
@@ -159,7 +158,7 @@ class Predictor:
 
     def __call__(self, matrix: Matrix) -> Values:
         """Predicted accuracies (M, 2), in [0, 1]."""
-        inputs = features(self.costs, matrix)
+        inputs = features(self.genotypes, matrix)
         predicted = {name: model.predict(inputs) for name, model in self._models.items()}
         columns = [predicted[self.chosen[target]][:, column] for column, target in enumerate(TARGETS)]
         return np.clip(np.column_stack(columns), 0, 1)
