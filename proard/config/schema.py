@@ -150,12 +150,6 @@ DEFAULT_PHASES = (
 )
 
 
-def default_student_phases(teacher: TeacherConfig) -> tuple[PhaseConfig, ...]:
-    """The one phase of `mode: student`: distillation where there is a teacher."""
-    objective = Component(name="trades" if teacher.source is None else "rslad")
-    return (PhaseConfig(name="student", epochs=30, learning_rate=0.1, objective=objective),)
-
-
 class OptimizerConfig(Section):
     """The optimizer, remade at the start of each phase."""
 
@@ -268,7 +262,9 @@ class Config(Section):
         if self.teacher.mode == "joint":
             raise ValueError("teacher: mode joint is for mode supernet; there is no larger student to train jointly")
         if "phases" not in self.model_fields_set:
-            object.__setattr__(self, "phases", default_student_phases(self.teacher))
+            objective = Component(name="trades" if self.teacher.source is None else "rslad")
+            phase = PhaseConfig(name="student", epochs=30, learning_rate=0.1, objective=objective)
+            object.__setattr__(self, "phases", (phase,))
         for index, phase in enumerate(self.phases):
             if phase.elastic:
                 raise ValueError(f"phases.{index}.elastic: mode student trains one network, of which nothing varies")

@@ -40,11 +40,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     for inside in ("state_dict", "model"):
         if isinstance(read, Mapping) and isinstance(read.get(inside), Mapping):
             read = read[inside]
-    if (
-        not isinstance(read, Mapping)
-        or not read
-        or not all(isinstance(tensor, torch.Tensor) for tensor in read.values())
-    ):
+    values = list(read.values()) if isinstance(read, Mapping) else []
+    if not values or not all(isinstance(value, torch.Tensor) for value in values):
         raise UserError(f"{path} holds no state dict, which is names and tensors")
     prefix = "module." if all(str(name).startswith("module.") for name in read) else ""
     return {str(name).removeprefix(prefix): tensor for name, tensor in read.items()}
