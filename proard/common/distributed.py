@@ -127,11 +127,7 @@ def _buckets(tensors: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
 
 
 def share(count: int) -> slice:
-    """The part of ``count`` items that this process takes; parts differ by one item at most.
-
-    Args:
-        count: of all processes together.
-    """
+    """The part of ``count`` items that this process takes; parts differ by one item at most."""
     here, ranks = rank(), world_size()
     return slice(count * here // ranks, count * (here + 1) // ranks)
 

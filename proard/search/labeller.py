@@ -22,9 +22,6 @@ class Labeller:
     """Calibrates students and measures them on the validation images and with the attack of ``search``.
 
     Test images are never read. Every label has the same images and the same random draws of the attack.
-
-    Args:
-        trained: the run.
     """
 
     def __init__(self, trained: TrainedRun) -> None:

@@ -22,9 +22,6 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
     A state dict may lie under ``state_dict`` or ``model`` in a checkpoint, and its names may begin with ``module.``.
 
-    Args:
-        path: the file.
-
     Raises:
         UserError: missing, not readable, or more than tensors.
     """
