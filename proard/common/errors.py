@@ -41,6 +41,11 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"; valid: {', '.join(names)}" if names else ""
 
 
+def first_line(error: object) -> str:
+    """The first line of what an exception says, which may go on for pages; the name of its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def reason(error: object) -> str:
     """What an exception says, in one line; the name of its type where it says nothing."""
     if isinstance(error, KeyError) and error.args:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from proard.common.errors import UserError
+from proard.common.errors import UserError, first_line
 from proard.common.files import check_file, checked_save
 from proard.config import Config, parse_config
 
@@ -33,7 +33,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        raise UserError(f"checkpoint {path}: cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError(f"checkpoint {path}: cannot be read ({first_line(error)})") from error
     if state.get("format") != FORMAT:
         raise UserError(f"checkpoint {path}: format {state.get('format')}, this version of proard reads {FORMAT}")
     return state

@@ -31,13 +31,7 @@ COVERED = 0.5  # a limit is covered where a measured student uses at least this 
 
 @dataclass(frozen=True)
 class Point:
-    """A student that was measured.
-
-    Attributes:
-        architecture: what it is.
-        label: its accuracies on validation images.
-        cost: what it costs.
-    """
+    """A student that was measured: what it is, its accuracies on validation images, and what it costs."""
 
     architecture: Architecture
     label: Label

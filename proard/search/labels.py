@@ -30,12 +30,7 @@ MOST_DRAWS = 200  # in vain, before a space counts as exhausted
 
 @dataclass(frozen=True)
 class MeasuredLabel(Label):
-    """Accuracies that were measured.
-
-    Attributes:
-        images: validation images.
-        seconds: that calibration and measurement took.
-    """
+    """Accuracies that were measured, on so many validation images; seconds that calibration and measurement took."""
 
     images: int = 0
     seconds: float = 0.0

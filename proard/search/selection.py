@@ -47,12 +47,6 @@ def fit(
     """The architecture, shrunk at random places until it fits, then grown at random places while it still does.
 
     Terminates whenever the smallest architecture fits: every step lowers (or raises) one decision to the next choice.
-
-    Args:
-        space: of the architecture.
-        architecture: where to start.
-        fits: whether an architecture is within the budget; true for the smallest.
-        rng: chooses the places.
     """
     while not fits(architecture):
         architecture = rng.choice(list(_neighbours(space, architecture, -1).values()))

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from proard.common.errors import UserError
+from proard.common.errors import UserError, first_line
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of one network's batch norm
 NAMED_SHOWN = 3
@@ -31,7 +31,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         read = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:
         raise UserError(
-            f"{path} cannot be read as weights ({(str(error).splitlines() or [type(error).__name__])[0]}); "
+            f"{path} cannot be read as weights ({first_line(error)}); "
             "save them with torch.save(network.state_dict(), ...) or as .safetensors"
         ) from error
     for inside in ("state_dict", "model"):

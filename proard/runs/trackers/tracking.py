@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from proard.common.errors import Stopped, UserError, reason
+from proard.common.errors import Stopped, UserError, first_line
 from proard.common.files import RunLock, write_json
 from proard.common.registry import import_modules
 from proard.config import Component, Config
@@ -47,12 +47,8 @@ def _built(component: Component, where: str) -> Tracker:
 class Tracking:
     """Feeds trackers while a run is trained: ``with Tracking(...) as tracking: ...; tracking.follow()``.
 
-    A tracker that fails is left out from then on, with one line on stderr.
-
-    Args:
-        run: whose metrics.jsonl is followed; it holds no rows that may still be taken back.
-        config: of the run.
-        chosen: by name.
+    A tracker that fails is left out from then on, with one line on stderr. The run's metrics.jsonl, which is followed,
+    holds no rows that may still be taken back.
     """
 
     def __init__(self, run: Run, config: Config, chosen: Mapping[str, Tracker]) -> None:
@@ -97,13 +93,17 @@ class Tracking:
     def _guarded(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
         try:
             work(*arguments)
-        except Exception as error:  # whatever it is: the training goes on
-            del self.active[name]
-            tqdm.write(
-                f"tracker {name}: failed ({shorten(reason(error), MOST_SAID)}), and is left out from here on; "
-                f"'python -m proard.runs.trackers {self.run.path} {name}' logs the rest later",
-                file=sys.stderr,
-            )
+        except Exception as error:
+            self._failed(name, error, shorten(first_line(error), MOST_SAID))
+
+    def _failed(self, name: str, error: Exception, text: str) -> None:
+        """Whatever it is: the training goes on."""
+        del self.active[name]
+        tqdm.write(
+            f"tracker {name}: failed ({text}), and is left out from here on; "
+            f"'python -m proard.runs.trackers {self.run.path} {name}' logs the rest later",
+            file=sys.stderr,
+        )
 
 
 def replay(run: str | Path | None, name: str, **options: Any) -> int:
@@ -142,13 +142,8 @@ class _Replaying(Tracking):
         self.logged = len(rows) - self._known[name]["rows"]
         super()._log(name, tracker, rows)
 
-    def _guarded(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
-        try:
-            work(*arguments)
-        except UserError:
-            raise
-        except Exception as error:
-            raise Stopped(f"tracker {name}: {shorten(reason(error), MOST_SAID)}") from error
+    def _failed(self, name: str, error: Exception, text: str) -> None:
+        raise error if isinstance(error, UserError) else Stopped(f"tracker {name}: {text}") from error
 
 
 def _known(file: Path) -> dict[str, dict[str, Any]]:
