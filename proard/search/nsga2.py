@@ -29,14 +29,7 @@ def within(genotypes: Genotypes, limits: Limits, matrix: Matrix) -> npt.NDArray[
 
 
 def repaired(genotypes: Genotypes, limits: Limits, matrix: Matrix, rng: np.random.Generator) -> Matrix:
-    """Rows that keep all limits: those that do not are lowered at random places until they do.
-
-    Args:
-        genotypes: of the space.
-        limits: that the smallest architecture keeps.
-        matrix: canonical rows.
-        rng: chooses the places.
-    """
+    """Rows that keep all limits, as the smallest does: canonical rows, lowered at random places until they do."""
     matrix = matrix.copy()
     wrong = np.flatnonzero(~within(genotypes, limits, matrix))
     while len(wrong):

@@ -50,15 +50,7 @@ class SearchResult:
 
 
 class Searcher:
-    """One search of one run.
-
-    Args:
-        trained: the run.
-        limits: that NSGA-II keeps.
-        rank: of this process.
-        ranks: how many processes label.
-        quiet: no progress bar.
-    """
+    """One search of one run, within limits that NSGA-II keeps; this process is ``rank`` of the ``ranks`` that label."""
 
     def __init__(self, trained: TrainedRun, limits: Limits, rank: int = 0, ranks: int = 1, quiet: bool = False) -> None:
         self.trained, self.limits, self.rank, self.ranks, self.quiet = trained, limits, rank, ranks, quiet
