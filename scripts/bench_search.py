@@ -21,7 +21,6 @@ from proard.runs.run import Run
 from proard.search.genotypes import Genotypes
 from proard.search.labels import LabelStore
 from proard.search.nsga2 import nsga2
-from proard.search.population_cost import PopulationCost
 from proard.search.predictor import Predictor, as_values
 from proard.supernet import SearchSpace, families
 from proard.supernet.budgets import Budget, Limits
@@ -45,10 +44,9 @@ def costs_of(name: str, space: SearchSpace, repetitions: int) -> list[str]:
     """How fast random architectures get their costs: ones that are new, and ones that were seen before."""
     genotypes = Genotypes(space)
     rows = genotypes.sample(ARCHITECTURES, np.random.default_rng(0))
-    new = times(lambda: PopulationCost(genotypes)(rows, "multiply_adds"), repetitions)
-    costs = PopulationCost(genotypes)
-    costs(rows, "multiply_adds")
-    known = times(lambda: costs(rows, "multiply_adds"), repetitions)
+    new = times(lambda: Genotypes(space).cost(rows, "multiply_adds"), repetitions)
+    genotypes.cost(rows, "multiply_adds")
+    known = times(lambda: genotypes.cost(rows, "multiply_adds"), repetitions)
     return [name, f"{space.size:.3g}", f"{ARCHITECTURES / new:,.0f}", f"{ARCHITECTURES / known:,.0f}"]
 
 
@@ -81,11 +79,12 @@ def main() -> None:
     genotypes = Genotypes(extractor.space)
     store = LabelStore(extractor.run.path, extractor.labeller.fingerprint, extractor.space, 0)
     known = list(store.labels)
-    costs = PopulationCost(genotypes)
-    fitted = times(lambda: Predictor(costs, genotypes.encode(known), as_values(list(store.labels.values())), None), 1)
-    predictor = Predictor(costs, genotypes.encode(known), as_values(list(store.labels.values())), None)
+    fitted = times(
+        lambda: Predictor(genotypes, genotypes.encode(known), as_values(list(store.labels.values())), None), 1
+    )
+    predictor = Predictor(genotypes, genotypes.encode(known), as_values(list(store.labels.values())), None)
     evolved = times(
-        lambda: nsga2(costs, predictor, Limits(()), population=100, generations=100, seed=0), arguments.repetitions
+        lambda: nsga2(genotypes, predictor, Limits(()), population=100, generations=100, seed=0), arguments.repetitions
     )
 
     def budget() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -261,7 +262,7 @@ def test_the_hardware_is_found_out_in_the_background_and_once(tmp_path, monkeypa
     module = ModuleType("codecarbon")
     module.OfflineEmissionsTracker = Tracker  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "codecarbon", module)
-    monkeypatch.setattr(energy, "_hardware", energy._Hardware())
+    monkeypatch.setattr(energy, "_look_at_hardware", cache(energy._look_at_hardware.__wrapped__))
     meters = [EnergyMeter(EnergyConfig(), tmp_path / "energy.json", "train") for _ in range(2)]
     assert started.wait(10)
     assert done == []  # nobody waits for it yet
@@ -270,7 +271,7 @@ def test_the_hardware_is_found_out_in_the_background_and_once(tmp_path, monkeypa
         with meter:
             assert done[0]
     assert done == [True] * 3  # for the hardware, and for both
-    energy._hardware.wait()
+    energy._look_at_hardware().join()
     EnergyMeter(EnergyConfig(enabled=False), None, "train")
     assert len(done) == 3
 

@@ -14,7 +14,6 @@ from proard.common.errors import UserError
 from proard.search.front import undominated
 from proard.search.genotypes import IRRELEVANT, Genotypes, Matrix
 from proard.search.nsga2 import nsga2, repaired, within
-from proard.search.population_cost import PopulationCost
 from proard.search.searcher import best_of_ranges
 from proard.supernet import Architecture, SearchSpace, families
 from proard.supernet.architecture import Decision
@@ -94,11 +93,10 @@ def test_variation_keeps_rows_canonical_and_takes_genes_from_parents(name: str) 
 @pytest.mark.parametrize("name", SPACES)
 def test_costs_of_a_population_are_exact(name: str) -> None:
     space, genotypes = SPACES[name], Genotypes(SPACES[name])
-    costs = PopulationCost(genotypes)
     matrix = genotypes.sample(100, np.random.default_rng(7))
     expected = [space.cost(architecture) for architecture in genotypes.decode(matrix)]
     for field in ("multiply_adds", "parameters", "peak_activation_bytes", "file_bytes"):
-        assert costs(matrix, field).tolist() == [getattr(cost, field) for cost in expected]
+        assert genotypes.cost(matrix, field).tolist() == [getattr(cost, field) for cost in expected]
 
 
 def test_a_cost_is_computed_once_and_not_mistaken_for_another() -> None:
@@ -112,14 +110,15 @@ def test_a_cost_is_computed_once_and_not_mistaken_for_another() -> None:
     deeper = Decision("b", "width", (1.0, 2.0, 3.0), requires=("depth", 2))
     space = SearchSpace([Decision("depth", "depth", (1, 2)), Decision("a", "width", (1.0, 2.0, 3.0)), deeper], cost)
     genotypes = Genotypes(space)
-    costs = PopulationCost(genotypes)
     matrix = genotypes.encode(everything(space))
     assert len(matrix) == 3 + 9
     expected = [100 + a for a in (1, 2, 3)] + [200 + a + b for a in (1, 2, 3) for b in (1, 2, 3)]
-    assert sorted(costs(matrix, "multiply_adds")) == sorted(expected)
-    assert costs(matrix, "parameters").tolist() == [1 + (row[2] != IRRELEVANT) for row in matrix]
-    assert costs(matrix[::-2], "multiply_adds").tolist() == costs(matrix, "multiply_adds")[::-2].tolist()
-    assert costs(matrix[:0], "parameters").shape == (0,)
+    assert sorted(genotypes.cost(matrix, "multiply_adds")) == sorted(expected)
+    assert genotypes.cost(matrix, "parameters").tolist() == [1 + (row[2] != IRRELEVANT) for row in matrix]
+    assert (
+        genotypes.cost(matrix[::-2], "multiply_adds").tolist() == genotypes.cost(matrix, "multiply_adds")[::-2].tolist()
+    )
+    assert genotypes.cost(matrix[:0], "parameters").shape == (0,)
     assert len(calls) == len(matrix)
 
 
@@ -132,7 +131,6 @@ def test_a_cost_is_computed_once_and_not_mistaken_for_another() -> None:
 def test_repair_is_always_feasible_and_leaves_what_fits(name: str, seed: int) -> None:
     space, rng = SPACES[name], np.random.default_rng(seed)
     genotypes = Genotypes(space)
-    costs = PopulationCost(genotypes)
     least, most = space.cost(space.smallest()), space.cost(space.largest())
     share = (0.0, 0.01, 0.3, 1.0)[seed]
     limits = Limits(
@@ -142,9 +140,9 @@ def test_repair_is_always_feasible_and_leaves_what_fits(name: str, seed: int) ->
         )
     )
     before = genotypes.sample(60, rng)
-    after = repaired(costs, limits, before, rng)
+    after = repaired(genotypes, limits, before, rng)
     assert all(limits.admits(space.cost(architecture)) for architecture in genotypes.decode(after))
-    fine = within(costs, limits, before)
+    fine = within(genotypes, limits, before)
     assert fine.tolist() == [limits.admits(space.cost(a)) for a in genotypes.decode(before)]
     assert np.array_equal(after[fine], before[fine])
     assert (np.maximum(after, 0) <= np.maximum(before, 0)).all()
@@ -154,48 +152,46 @@ def test_repair_is_always_feasible_and_leaves_what_fits(name: str, seed: int) ->
 def test_nsga2_finds_the_exact_front_of_a_small_space(limited: bool) -> None:
     space, predict = SPACES["small"], weights(SPACES["small"], 3)
     genotypes = Genotypes(space)
-    costs = PopulationCost(genotypes)
     middle = (space.cost(space.smallest()).multiply_adds + space.cost(space.largest()).multiply_adds) // 2
     limits = Limits((Budget("flops", middle, "middle"),)) if limited else Limits()
     matrix = genotypes.encode([a for a in everything(space) if limits.admits(space.cost(a))])
 
     def objectives(rows: Matrix) -> np.ndarray:
-        return np.column_stack([-predict(rows), costs(rows, "multiply_adds")])
+        return np.column_stack([-predict(rows), genotypes.cost(rows, "multiply_adds")])
 
     expected = {tuple(row) for row in matrix[undominated(objectives(matrix))].tolist()}
     assert 10 < len(expected) < 100
-    found = nsga2(costs, predict, limits, population=100, generations=20, seed=0)
+    found = nsga2(genotypes, predict, limits, population=100, generations=20, seed=0)
     assert {tuple(row) for row in found.tolist()} == expected
 
 
 def test_nsga2_beats_random_search_and_repeats_itself() -> None:
     space, predict = SPACES["resnet"], weights(SPACES["resnet"], 5)
     genotypes = Genotypes(space)
-    costs = PopulationCost(genotypes)
     limit = space.cost(space.largest()).multiply_adds / 3
     limits = Limits((Budget("flops", limit, "third"),))
 
     def volume(rows: Matrix) -> float:
-        values = np.column_stack([-predict(rows), costs(rows, "multiply_adds") / limit])
+        values = np.column_stack([-predict(rows), genotypes.cost(rows, "multiply_adds") / limit])
         return float(HV(ref_point=np.array([0.0, 0.0, 1.0]))(values[undominated(values)]))
 
     for seed in range(3):
-        found = nsga2(costs, predict, limits, population=30, generations=15, seed=seed)
-        assert within(costs, limits, found).all()
+        found = nsga2(genotypes, predict, limits, population=30, generations=15, seed=seed)
+        assert within(genotypes, limits, found).all()
         rng = np.random.default_rng(seed)
-        assert volume(found) > volume(repaired(costs, limits, genotypes.sample(30 * 15, rng), rng))
+        assert volume(found) > volume(repaired(genotypes, limits, genotypes.sample(30 * 15, rng), rng))
     state = np.random.get_state()[1].tolist()  # noqa: NPY002
-    assert np.array_equal(found, nsga2(costs, predict, limits, population=30, generations=15, seed=2))
+    assert np.array_equal(found, nsga2(genotypes, predict, limits, population=30, generations=15, seed=2))
     assert np.random.get_state()[1].tolist() == state  # noqa: NPY002
 
 
 def test_nsga2_ends_where_only_the_smallest_fits_and_where_there_is_little_to_choose() -> None:
     space = SPACES["small"]
-    costs = PopulationCost(Genotypes(space))
+    genotypes = Genotypes(space)
     limits = Limits((Budget("flops", space.cost(space.smallest()).multiply_adds, "least"),))
-    found = nsga2(costs, weights(space, 0), limits, population=10, generations=5, seed=0)
-    assert space.smallest() in costs.genotypes.decode(found)
-    assert within(costs, limits, found).all()
+    found = nsga2(genotypes, weights(space, 0), limits, population=10, generations=5, seed=0)
+    assert space.smallest() in genotypes.decode(found)
+    assert within(genotypes, limits, found).all()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

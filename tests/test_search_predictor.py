@@ -9,13 +9,11 @@ import pytest
 from scipy.stats import kendalltau
 
 from proard.search.genotypes import Genotypes
-from proard.search.population_cost import PopulationCost
 from proard.search.predictor import REGRESSORS, TARGETS, Predictor, features, fitted, names_for
 from proard.supernet import families
 
 SPACE = families.build("resnet", {"num_classes": 10, "input_shape": (3, 32, 32)}).space()
 GENOTYPES = Genotypes(SPACE)
-COSTS = PopulationCost(GENOTYPES)
 CHEAP = ("ridge", "gaussian_process")
 
 
@@ -37,7 +35,7 @@ OTHERS = GENOTYPES.sample(100, np.random.default_rng(2))
 
 @pytest.mark.parametrize("name", ["ridge", "gaussian_process"])
 def test_a_noiseless_additive_function_is_ranked_nearly_perfectly(name: str) -> None:
-    predictor = Predictor(COSTS, LABELLED, truth(LABELLED), (name,))
+    predictor = Predictor(GENOTYPES, LABELLED, truth(LABELLED), (name,))
     predicted, right = predictor(OTHERS), truth(OTHERS)
     for column, target in enumerate(TARGETS):
         assert predictor.chosen[target] == name
@@ -48,7 +46,7 @@ def test_a_noiseless_additive_function_is_ranked_nearly_perfectly(name: str) -> 
 
 def test_what_is_reported_as_held_out_holds_for_others() -> None:
     """Cross-validated error and tau are those on architectures that were never labelled."""
-    predictor = Predictor(COSTS, LABELLED, noisy(LABELLED, 0.03), CHEAP)
+    predictor = Predictor(GENOTYPES, LABELLED, noisy(LABELLED, 0.03), CHEAP)
     errors = predictor(OTHERS) - noisy(OTHERS, 0.03, seed=9)
     for column, target in enumerate(TARGETS):
         best = predictor.compared[target][predictor.chosen[target]]
@@ -61,16 +59,16 @@ def test_what_is_reported_as_held_out_holds_for_others() -> None:
 
 def test_labels_of_pure_chance_cannot_be_predicted() -> None:
     values = np.random.default_rng(3).random((80, 2))
-    predictor = Predictor(COSTS, LABELLED, values, ("ridge",))
+    predictor = Predictor(GENOTYPES, LABELLED, values, ("ridge",))
     assert all(abs(predictor.compared[target]["ridge"].tau) < 0.25 for target in TARGETS)
-    constant = Predictor(COSTS, LABELLED[:10], np.full((10, 2), 0.5), ("ridge",))
+    constant = Predictor(GENOTYPES, LABELLED[:10], np.full((10, 2), 0.5), ("ridge",))
     assert constant.compared["clean"]["ridge"].tau == 0
     assert constant(OTHERS[:3]) == pytest.approx(np.full((3, 2), 0.5))
 
 
 @pytest.mark.parametrize("name", REGRESSORS)
 def test_every_regressor_repeats_itself_and_leaves_the_global_random_state(name: str) -> None:
-    inputs, values = features(COSTS, LABELLED[:12]), truth(LABELLED[:12])
+    inputs, values = features(GENOTYPES, LABELLED[:12]), truth(LABELLED[:12])
     state = np.random.get_state()[1].tolist()  # noqa: NPY002
     first, second = (fitted(name, inputs, values).predict(inputs) for _ in range(2))
     assert np.array_equal(first, second)
@@ -82,8 +80,3 @@ def test_which_regressors_are_compared() -> None:
     assert set(names_for(100)) == set(REGRESSORS) == {"ridge", "gaussian_process", "gradient_boosting", "mlp"}
     assert "gaussian_process" not in names_for(5000)
     assert REGRESSORS["mlp"]().regressor.hidden_layer_sizes == (400,) * 6
-
-
-def test_too_few_labels() -> None:
-    with pytest.raises(ValueError, match="at least 8 labels, got 7"):
-        Predictor(COSTS, LABELLED[:7], truth(LABELLED[:7]))

@@ -81,11 +81,7 @@ def _active() -> bool:
 
 
 def mean_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """The average of a tensor over the processes of the job; the tensor itself where there is one process.
-
-    Args:
-        values: same shape on every rank; not changed.
-    """
+    """The average over the processes of a tensor that has the same shape on all; itself where there is one process."""
     if not _active():
         return values
     total = values.clone()
@@ -94,11 +90,9 @@ def mean_over_ranks(values: torch.Tensor) -> torch.Tensor:
 
 
 def sum_over_ranks(tensors: Iterable[torch.Tensor], weight: float) -> None:
-    """Replace tensors by their weighted sum over the processes, in place; in few messages, not one each.
+    """Replace tensors, such as gradients, by their sum over the processes, each rank's times its ``weight``.
 
-    Args:
-        tensors: the same shapes on every rank, such as the gradients of a network.
-        weight: of this rank.
+    In place, and in few messages, not one each; the shapes are the same on every rank.
     """
     if not _active():
         return
@@ -127,11 +121,7 @@ def _buckets(tensors: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
 
 
 def share(count: int) -> slice:
-    """The part of ``count`` items that this process takes; parts differ by one item at most.
-
-    Args:
-        count: of all processes together.
-    """
+    """The part of ``count`` items that this process takes; parts differ by one item at most."""
     here, ranks = rank(), world_size()
     return slice(count * here // ranks, count * (here + 1) // ranks)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -22,6 +23,15 @@ class Stopped(Exception):
         self.exit_code = exit_code
 
 
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """What is wrong inside the block is said with the place that it comes from, such as a key of the configuration."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the closest valid name, else the list of all of them."""
     names = [str(candidate) for candidate in valid]
@@ -31,6 +41,13 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"; valid: {', '.join(names)}" if names else ""
 
 
+def first_line(error: object) -> str:
+    """The first line of what an exception says, which may go on for pages; the name of its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def reason(error: object) -> str:
     """What an exception says, in one line; the name of its type where it says nothing."""
+    if isinstance(error, KeyError) and error.args:
+        return f"'{error.args[0]}' is missing"
     return " ".join(str(error).split()) or type(error).__name__

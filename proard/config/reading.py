@@ -94,20 +94,17 @@ def parse_config(values: dict[str, Any], source: str = "config", places: dict[Pa
 def _places(node: yaml.Node | None, path: Path, at: Path_ = ()) -> dict[Path_, str]:
     """Where each key stands, as ``file:line``, found on the parsed tree; also refuses a key that is written twice."""
     places: dict[Path_, str] = {}
+    entries: list[tuple[str | int, yaml.Node, yaml.Node]] = []  # name, where it is written, and what it stands for
     if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            place = (*at, str(key.value))
-            if place in places:
-                raise yaml.YAMLError(
-                    f"key '{'.'.join(map(str, place))}' is written twice, line {key.start_mark.line + 1}"
-                )
-            places[place] = f"{path}:{key.start_mark.line + 1}"
-            places.update(_places(value, path, place))
+        entries = [(str(key.value), key, value) for key, value in node.value]
     elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            item = (*at, index)
-            places[item] = f"{path}:{value.start_mark.line + 1}"
-            places.update(_places(value, path, item))
+        entries = [(index, value, value) for index, value in enumerate(node.value)]
+    for name, written, value in entries:
+        place, line = (*at, name), written.start_mark.line + 1
+        if place in places:
+            raise yaml.YAMLError(f"key '{'.'.join(map(str, place))}' is written twice, line {line}")
+        places[place] = f"{path}:{line}"
+        places.update(_places(value, path, place))
     return places
 
 

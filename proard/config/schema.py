@@ -150,12 +150,6 @@ DEFAULT_PHASES = (
 )
 
 
-def default_student_phases(teacher: TeacherConfig) -> tuple[PhaseConfig, ...]:
-    """The one phase of `mode: student`: distillation where there is a teacher."""
-    objective = Component(name="trades" if teacher.source is None else "rslad")
-    return (PhaseConfig(name="student", epochs=30, learning_rate=0.1, objective=objective),)
-
-
 class OptimizerConfig(Section):
     """The optimizer, remade at the start of each phase."""
 
@@ -268,7 +262,9 @@ class Config(Section):
         if self.teacher.mode == "joint":
             raise ValueError("teacher: mode joint is for mode supernet; there is no larger student to train jointly")
         if "phases" not in self.model_fields_set:
-            object.__setattr__(self, "phases", default_student_phases(self.teacher))
+            objective = Component(name="trades" if self.teacher.source is None else "rslad")
+            phase = PhaseConfig(name="student", epochs=30, learning_rate=0.1, objective=objective)
+            object.__setattr__(self, "phases", (phase,))
         for index, phase in enumerate(self.phases):
             if phase.elastic:
                 raise ValueError(f"phases.{index}.elastic: mode student trains one network, of which nothing varies")
@@ -287,17 +283,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _trackers_differ(self) -> Config:
-        names = [tracker.name for tracker in self.trackers]
-        if len(set(names)) < len(names):
-            raise ValueError(f"trackers: names must differ, got {', '.join(names)}")
+    def _names_differ(self) -> Config:
+        for section, entries in (("trackers", self.trackers), ("phases", self.phases)):
+            names = [entry.name for entry in entries]
+            if len(set(names)) < len(names):
+                raise ValueError(f"{section}: names must differ, got {', '.join(names)}")
         return self
 
     @model_validator(mode="after")
     def _phases_unlock_progressively(self) -> Config:
-        names = [phase.name for phase in self.phases]
-        if len(set(names)) < len(names):
-            raise ValueError(f"phases: names must differ, got {', '.join(names)}")
         for before, after in zip(self.phases, self.phases[1:], strict=False):
             if "all" in after.elastic:
                 continue

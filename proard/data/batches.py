@@ -19,7 +19,6 @@ def epoch_batches(size: int, batch_size: int, seed: tuple[int, ...], drop_last: 
     Returns:
         int64 tensors (batch_size,) on the CPU; the global random state is neither read nor changed.
     """
-    _check(batch_size)
     order = torch.from_numpy(np.random.default_rng(seed).permutation(size))
     if drop_last and size > batch_size:
         order = order[: size - size % batch_size]
@@ -28,13 +27,7 @@ def epoch_batches(size: int, batch_size: int, seed: tuple[int, ...], drop_last: 
 
 def sequential_batches(size: int, batch_size: int) -> list[Tensor]:
     """The indices 0 ... size-1 in order, int64 on the CPU; the last batch may be smaller."""
-    _check(batch_size)
     return _cut(torch.arange(size), batch_size)
-
-
-def _check(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, must be at least 1")
 
 
 def _cut(order: Tensor, batch_size: int) -> list[Tensor]:

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from proard.common.errors import reason
 from proard.common.files import atomic_path
 
 VERSION = "1"  # raise it when decoding changes
@@ -45,10 +46,10 @@ def cached(root: Path, name: str, fingerprint: str, build: Callable[[], Tensors]
         if path.is_file():
             try:
                 return _load(path, fingerprint)
-            except _Unusable as reason:
-                notices.append(f"cache {path}: {reason}, making it anew")
-    for notice in notices[:1]:
-        print(notice, file=sys.stderr)
+            except _Unusable as problem:
+                notices.append(f"cache {path}: {problem}, making it anew")
+    if notices:
+        print(notices[0], file=sys.stderr)
     tensors = build()
     _save(places, tensors, fingerprint)
     return tensors
@@ -73,7 +74,7 @@ def _load(path: Path, fingerprint: str) -> Tensors:
     except _Unusable:
         raise
     except Exception as error:  # whatever is wrong with the file, it can be made anew
-        raise _Unusable(f"cannot be read ({' '.join(str(error).split())})") from error
+        raise _Unusable(f"cannot be read ({reason(error)})") from error
     if metadata.get("sha256") != _digest(tensors):
         raise _Unusable("is damaged (its checksum does not match)")
     return tensors
@@ -86,8 +87,7 @@ def _save(places: list[Path], tensors: Tensors, fingerprint: str) -> None:
         problem = _write(path, tensors, metadata)
         if problem is None:
             return
-    reason = " ".join(str(problem).split())
-    print(f"cache {places[-1]}: cannot be written ({reason}); the images are read again next time", file=sys.stderr)
+    print(f"cache {path}: cannot be written ({reason(problem)}); the images are read again next time", file=sys.stderr)
 
 
 def _write(path: Path, tensors: Tensors, metadata: dict[str, str]) -> Exception | None:

@@ -30,10 +30,9 @@ def load_image_folder(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str
     if config.root is None or config.image_size is None:
         raise UserError("data image_folder: needs data.root and data.image_size")
     root, size = config.root.expanduser(), config.image_size
-    if not root.is_dir():
-        raise UserError(f"data.root {root}: no such folder; it must hold train/ and test/ (or val/)")
     if not (root / "train").is_dir():
-        raise UserError(f"data.root {root}: has no folder train/; it must hold train/ and test/ (or val/)")
+        problem = "has no folder train/" if root.is_dir() else "no such folder"
+        raise UserError(f"data.root {root}: {problem}; it must hold train/ and test/ (or val/)")
     tests = [root / name for name in ("test", "val") if (root / name).is_dir()]
     if not tests:
         raise UserError(f"data.root {root}: has neither test/ nor val/; one of them must hold the test images")

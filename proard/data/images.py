@@ -26,8 +26,6 @@ class ImageSet:
         labels: int64 (N,), always on the CPU.
     """
 
-    labels: Tensor
-
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4 or labels.dtype != torch.int64 or len(labels) != len(images):
             raise ValueError(

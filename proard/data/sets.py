@@ -169,37 +169,26 @@ def _fetching() -> Iterator[None]:
 
 
 _FASHION_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
-
-data_sets.register("fashion_mnist")(
-    TorchvisionSet(
-        dataset="FashionMNIST",
-        folder="FashionMNIST/raw",
+_TORCHVISION_SETS = {
+    "fashion_mnist": TorchvisionSet(
+        "FashionMNIST",
+        "FashionMNIST/raw",
         files=_FASHION_FILES,
         archives=tuple(f"FashionMNIST/raw/{name}.gz" for name in _FASHION_FILES),
-    ).load
-)
-data_sets.register("cifar10")(
-    TorchvisionSet(
-        dataset="CIFAR10",
-        folder="cifar-10-batches-py",
+    ),
+    "cifar10": TorchvisionSet(
+        "CIFAR10",
+        "cifar-10-batches-py",
         files=(*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
         archives=("cifar-10-python.tar.gz",),
-    ).load
-)
-data_sets.register("cifar100")(
-    TorchvisionSet(
-        dataset="CIFAR100",
-        folder="cifar-100-python",
-        files=("train", "test", "meta"),
-        archives=("cifar-100-python.tar.gz",),
-    ).load
-)
-data_sets.register("svhn")(
-    TorchvisionSet(
-        dataset="SVHN",
-        folder=".",
-        files=("train_32x32.mat", "test_32x32.mat"),
-        splits=({"split": "train"}, {"split": "test"}),
-    ).load
-)
+    ),
+    "cifar100": TorchvisionSet(
+        "CIFAR100", "cifar-100-python", files=("train", "test", "meta"), archives=("cifar-100-python.tar.gz",)
+    ),
+    "svhn": TorchvisionSet(
+        "SVHN", ".", files=("train_32x32.mat", "test_32x32.mat"), splits=({"split": "train"}, {"split": "test"})
+    ),
+}
+for _name, _set in _TORCHVISION_SETS.items():
+    data_sets.register(_name)(_set.load)
 data_sets.register("image_folder")(load_image_folder)

@@ -68,16 +68,8 @@ def load_data(config: DataConfig, imports: Iterable[str] = ()) -> DataSplits:
     train_indices, validation_indices = split_indices(images.labels.numpy(), len(class_names), config)
     train = images.select(torch.from_numpy(train_indices))
     sample = train.subset(STREAMED_SAMPLE, config.split_seed) if isinstance(train, StreamedImageSet) else train
-    input_shape, mean, std = _measure(sample)
-    return DataSplits(
-        train=train,
-        validation=images.select(torch.from_numpy(validation_indices)),
-        test=test,
-        class_names=class_names,
-        input_shape=input_shape,
-        mean=mean,
-        std=std,
-    )
+    validation = images.select(torch.from_numpy(validation_indices))
+    return DataSplits(train, validation, test, class_names, *_measure(sample))
 
 
 def split_indices(labels: Integers, classes: int, config: DataConfig) -> tuple[Integers, Integers]:

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from proard.common.errors import UserError
+from proard.common.errors import UserError, first_line
 from proard.common.files import check_file, checked_save
 from proard.config import Config, parse_config
 
 FORMAT = 2
 # Keys that may change between a run and its continuation: they say how it is computed, not what.
-FREE_KEYS = ("checkpoint_minutes", "device", "energy", "evaluation", "search", "threads", "trackers")
+FREE_KEYS = {"checkpoint_minutes", "device", "energy", "evaluation", "search", "threads", "trackers"}
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -33,7 +33,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        raise UserError(f"checkpoint {path}: cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError(f"checkpoint {path}: cannot be read ({first_line(error)})") from error
     if state.get("format") != FORMAT:
         raise UserError(f"checkpoint {path}: format {state.get('format')}, this version of proard reads {FORMAT}")
     return state
@@ -50,9 +50,7 @@ def changed_keys(before: Config, after: Config) -> list[str]:
             return [name for i, pair in enumerate(zip(a, b, strict=True)) for name in differences(*pair, f"{at}.{i}")]
         return [] if a == b else [at]
 
-    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
-    for key in FREE_KEYS:
-        old.pop(key), new.pop(key)
+    old, new = (config.model_dump(mode="json", exclude=FREE_KEYS) for config in (before, after))
     return differences(old, new, "")
 
 

@@ -47,9 +47,12 @@ def supernet_for(config: Config, data: DataSplits) -> Supernet:
     """
     import_modules(config.imports)
     config = resolve(config)
-    architecture = None if config.mode == "supernet" else config.student.architecture
-    given: dict[str, Any] = {"num_classes": data.num_classes, "input_shape": data.input_shape, "seed": config.seed}
-    given["architecture"] = architecture
+    given: dict[str, Any] = {
+        "num_classes": data.num_classes,
+        "input_shape": data.input_shape,
+        "seed": config.seed,
+        "architecture": None if config.mode == "supernet" else config.student.architecture,
+    }
     if wrong := sorted(given.keys() & config.supernet.options.keys()):
         source = {"seed": "the top-level key seed", "architecture": "student.architecture"}.get(wrong[0], "the images")
         raise UserError(f"supernet.{wrong[0]}: remove it; it comes from {source}")

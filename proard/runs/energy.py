@@ -14,10 +14,10 @@ import threading
 import time
 from contextlib import suppress
 from datetime import datetime, timezone
+from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from proard.common.errors import UserError, reason
@@ -75,12 +75,12 @@ class EnergyMeter:
         if config.enabled:
             if config.country is not None:
                 _check_country(config.country)
-            _hardware.start()
+            _look_at_hardware()
 
     def __enter__(self) -> EnergyMeter:
         """Start measuring, once the hardware is known."""
         if self.config.enabled:
-            _hardware.wait()
+            _look_at_hardware().join()
         self._started = time.perf_counter()
         if not self.config.enabled:
             self.record["how_measured"] = "not measured: energy.enabled is false"
@@ -92,9 +92,7 @@ class EnergyMeter:
             self._give_up(error)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop measuring and write the file, also after an error or Ctrl-C."""
         tracker, self._tracker = self._tracker, None
         if tracker is not None:
@@ -144,8 +142,7 @@ class _Totals:
     def out(self, total: Any, delta: Any) -> None:
         self.latest = total
 
-    def live_out(self, total: Any, delta: Any) -> None:
-        self.latest = total
+    live_out = out
 
     def task_out(self, data: Any, experiment_name: str) -> None:
         pass
@@ -173,31 +170,18 @@ def _check_country(country: str) -> None:
         )
 
 
-class _Hardware:
-    """What codecarbon finds out about the machine, and keeps for all trackers of a process: by starting one."""
+@cache
+def _look_at_hardware() -> threading.Thread:
+    """The thread in which codecarbon finds out about the machine, for all trackers of a process: by starting one."""
 
-    def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Begin to look at the hardware in the background, unless that has begun."""
-        if self._thread is None:
-            # No daemon: a process that ends early waits for it, rather than to stop a thread inside of an import.
-            self._thread = threading.Thread(target=self._find, name="proard-energy")
-            self._thread.start()
-
-    def wait(self) -> None:
-        """Wait until the hardware is known."""
-        self.start()
-        assert self._thread is not None
-        self._thread.join()
-
-    def _find(self) -> None:
+    def look() -> None:
         with suppress(Exception):  # the tracker that measures meets the same problem, and it is recorded
             _stop_tracker(_start_tracker(None, _Totals()))
 
-
-_hardware = _Hardware()
+    # No daemon: a process that ends early waits for it, rather than to stop a thread inside of an import.
+    thread = threading.Thread(target=look, name="proard-energy")
+    thread.start()
+    return thread
 
 
 def _start_tracker(country: str | None, totals: _Totals) -> Any:

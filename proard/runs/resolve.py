@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from proard.common.errors import UserError
+from proard.common.errors import located
 from proard.config import Config, StudentConfig, SupernetConfig
 from proard.export.student_directory import read_card
 from proard.supernet.families.timm import TimmFamily, check_name, published_normalisation
@@ -33,17 +33,13 @@ def resolve(config: Config) -> Config:
         supernet = supernet.model_copy(update={"weights": _absolute(supernet.weights)})
     if student.directory is not None:
         directory = _absolute(student.directory)
-        try:
+        with located("student.directory"):
             card = read_card(directory)
-        except UserError as error:
-            raise UserError(f"student.directory: {error}") from error
         supernet = SupernetConfig(family=card["family"], **card["family_options"])
         student = StudentConfig(architecture=card["architecture"], weights=directory)
     elif student.timm is not None:
-        try:
+        with located("student.timm"):
             check_name(student.timm)
-        except UserError as error:
-            raise UserError(f"student.timm: {error}") from error
         options: dict[str, Any] = {"model": student.timm, "model_options": student.options}
         options |= {name: value for name in ("mean", "std") if (value := getattr(student, name)) is not None}
         supernet = SupernetConfig(family="timm", **options)

@@ -17,9 +17,6 @@ from proard.supernet import Supernet
 class TrainedRun:
     """A run with its best weights: what students are cut from.
 
-    Args:
-        run: with a checkpoint.
-
     Attributes:
         finished: whether its training has ended.
         calibration: batches of training images, on the device, for batch-norm statistics.

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proard.common import html
-from proard.common.errors import UserError
+from proard.common.errors import UserError, reason
 from proard.common.files import write_json
 from proard.common.svg import CLEAN, MUTED, ROBUST, Series, accuracy_svg
 from proard.common.units import short
@@ -31,13 +31,7 @@ COVERED = 0.5  # a limit is covered where a measured student uses at least this 
 
 @dataclass(frozen=True)
 class Point:
-    """A student that was measured.
-
-    Attributes:
-        architecture: what it is.
-        label: its accuracies on validation images.
-        cost: what it costs.
-    """
+    """A student that was measured: what it is, its accuracies on validation images, and what it costs."""
 
     architecture: Architecture
     label: Label
@@ -228,11 +222,12 @@ def load_front(folder: Path) -> tuple[Front, Mapping[str, Any]]:
             raise KeyError("name")
         return Front(tuple(points), int(values["images"]), attack, report), made_with
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise _damaged(folder, f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error) from error
+        raise _damaged(folder, error) from error
 
 
-def _damaged(folder: Path, reason: object) -> UserError:
-    return UserError(f"{folder / FILE}: not a front ({reason}); remove it, or write it again with 'proard search'")
+def _damaged(folder: Path, error: Exception) -> UserError:
+    problem = reason(error)
+    return UserError(f"{folder / FILE}: not a front ({problem}); remove it, or write it again with 'proard search'")
 
 
 def read_front(folder: Path, fingerprint: Fingerprint, space: SearchSpace) -> tuple[Front | None, list[str]]:

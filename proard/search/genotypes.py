@@ -12,16 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from proard.supernet import Architecture, SearchSpace
+from proard.supernet.cost import Cost
 
 Matrix = npt.NDArray[np.int64]
 IRRELEVANT = -1
 
 
 class Genotypes:
-    """Translates between architectures and matrices (N, decisions), and varies the rows.
-
-    Args:
-        space: whose architectures they are.
+    """Translates between architectures of a space and matrices (N, decisions), varies the rows, and knows their costs.
 
     Attributes:
         sizes: (decisions,), the number of different choices of each.
@@ -38,6 +36,7 @@ class Genotypes:
             for column, d in enumerate(space.decisions)
             if d.requires is not None
         ]
+        self._costs: dict[bytes, Cost] = {}  # by the row's values: cheaper than making its architecture
 
     def __len__(self) -> int:
         """The number of decisions."""
@@ -75,6 +74,14 @@ class Genotypes:
         """`SearchSpace.encode` of every row."""
         columns = [matrix[:, [i]] == np.arange(size) for i, size in enumerate(self.sizes)]
         return np.concatenate(columns, axis=1).astype(np.float64)
+
+    def cost(self, matrix: Matrix, field: str) -> npt.NDArray[np.float64]:
+        """One cost (N,) of canonical rows; those of an architecture are computed once."""
+        keys = [row.tobytes() for row in matrix]
+        fresh = [place for place, key in enumerate(keys) if key not in self._costs]
+        for place, architecture in zip(fresh, self.decode(matrix[fresh]), strict=True):
+            self._costs[keys[place]] = self.space.cost(architecture)
+        return np.array([getattr(self._costs[key], field) for key in keys], dtype=np.float64)
 
     def sample(self, count: int, rng: np.random.Generator) -> Matrix:
         """Rows whose decisions are uniform over their choices."""

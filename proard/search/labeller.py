@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Iterable
 
 import torch
 
 from proard.attacks import attack_as_dict
-from proard.data import sequential_batches
 from proard.evaluation.accuracy import measure
 from proard.runs import components
-from proard.runs.components import evaluation_batch_size, threat_model
+from proard.runs.components import evaluation_batches, threat_model
 from proard.runs.trained_run import TrainedRun
 from proard.search.labels import Fingerprint, MeasuredLabel
 from proard.supernet import Architecture
@@ -22,19 +22,23 @@ class Labeller:
     """Calibrates students and measures them on the validation images and with the attack of ``search``.
 
     Test images are never read. Every label has the same images and the same random draws of the attack.
-
-    Args:
-        trained: the run.
     """
 
     def __init__(self, trained: TrainedRun) -> None:
         self.trained = trained
-        settings, config = trained.config.search, trained.config
+        config, settings = trained.config, trained.config.search
         self.attack = components.attack(settings.attack, threat_model(config), "search.attack")
         images = trained.data.validation.subset(settings.images, config.seed)
-        size = evaluation_batch_size(trained.data.input_shape, trained.device)
-        self._batches = list(images.batches(sequential_batches(len(images), size), trained.device))
-        self.fingerprint = self._fingerprint()
+        self._batches = list(evaluation_batches(images, trained.data.input_shape, trained.device))
+        parts = {
+            "weights": _digest(trained.supernet.state_dict().values()),
+            "network": config.supernet.model_dump(mode="json", exclude={"weights"}),
+            "images": _digest(tensor for batch in self._batches for tensor in batch),
+            "calibration": [config.validation.calibration_images, config.batch_size, config.data.split_seed],
+            "attack": attack_as_dict(self.attack),
+            "seed": config.seed,
+        }
+        self.fingerprint = Fingerprint(json.loads(json.dumps(parts)))  # as it comes back from a file
 
     def __call__(self, architecture: Architecture) -> MeasuredLabel:
         """Clean accuracy, and robust accuracy under the attack."""
@@ -44,22 +48,8 @@ class Labeller:
         clean, robust = measured.clean, measured.robust["attack"]
         return MeasuredLabel(clean.value, robust.value, clean.total, time.perf_counter() - start)
 
-    def _fingerprint(self) -> Fingerprint:
-        config, trained = self.trained.config, self.trained
-        tensors = [tensor for batch in self._batches for tensor in batch]
-        calibration = [config.validation.calibration_images, config.batch_size, config.data.split_seed]
-        parts = {
-            "weights": _digest(list(trained.supernet.state_dict().values())),
-            "network": config.supernet.model_dump(mode="json", exclude={"weights"}),
-            "images": _digest(tensors),
-            "calibration": calibration,
-            "attack": attack_as_dict(self.attack),
-            "seed": config.seed,
-        }
-        return Fingerprint(json.loads(json.dumps(parts)))  # as it comes back from a file
 
-
-def _digest(tensors: list[torch.Tensor]) -> str:
+def _digest(tensors: Iterable[torch.Tensor]) -> str:
     """SHA-256 of the values."""
     digest = hashlib.sha256()
     for tensor in tensors:

@@ -2,8 +2,8 @@
 
 A line is a label, ``{"fingerprint": ..., "architecture": {...}, "clean": ..., "robust": ..., "images": ..., "seconds":
 ...}``, or says what a fingerprint stands for, ``{"fingerprint": ..., "of": {...}}``: the weights, images, attack and
-seed. Files are only ever appended to. Labels of other weights or of
-another attack stay in them and are left out, so that going back to a setting finds its labels again.
+seed. Files are only ever appended to. Labels of other weights or of another attack stay in them and are left out, so
+that going back to a setting finds its labels again.
 
 Several processes (ranks) write a file each, ``labels-1.jsonl`` ..., and read all of them; nothing else is shared.
 """
@@ -14,11 +14,11 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from proard.common.errors import UserError
+from proard.common.errors import UserError, reason
 from proard.common.files import append_line
 from proard.search.selection import Label
 from proard.supernet import Architecture, SearchSpace
@@ -30,12 +30,7 @@ MOST_DRAWS = 200  # in vain, before a space counts as exhausted
 
 @dataclass(frozen=True)
 class MeasuredLabel(Label):
-    """Accuracies that were measured.
-
-    Attributes:
-        images: validation images.
-        seconds: that calibration and measurement took.
-    """
+    """Accuracies that were measured, on so many validation images; seconds that calibration and measurement took."""
 
     images: int = 0
     seconds: float = 0.0
@@ -117,9 +112,7 @@ class LabelStore:
         values = {
             "fingerprint": digest,
             "architecture": dict(architecture.decisions),
-            "clean": label.clean,
-            "robust": label.robust,
-            "images": label.images,
+            **asdict(label),
             "seconds": round(label.seconds, 4),
         }
         append_line(self.file, json.dumps(values))
@@ -138,8 +131,7 @@ class LabelStore:
             ours = values["fingerprint"] == self.fingerprint.digest
             architecture = self.space.canonical(values["architecture"]) if ours else None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
-            raise UserError(f"{where}: not a label ({reason}); remove this line, or the file") from error
+            raise UserError(f"{where}: not a label ({reason(error)}); remove this line, or the file") from error
         if architecture is None:
             self.left_out += 1
         else:

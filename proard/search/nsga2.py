@@ -6,14 +6,13 @@ architecture. That ends at the smallest student, which has to fit; so every sear
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from proard.search.genotypes import Genotypes, Matrix
-from proard.search.population_cost import PopulationCost
 from proard.supernet.budgets import KINDS, Limits
 
 Predict = Callable[[Matrix], npt.NDArray[np.float64]]
@@ -21,33 +20,26 @@ DRAWS_OF_OFFSPRING = 10  # until a generation has enough new ones; a small space
 MUTATED_DECISIONS = 2.0  # per offspring, on average
 
 
-def within(costs: PopulationCost, limits: Limits, matrix: Matrix) -> npt.NDArray[np.bool_]:
+def within(genotypes: Genotypes, limits: Limits, matrix: Matrix) -> npt.NDArray[np.bool_]:
     """Which rows keep all limits, (N,)."""
     fine = np.ones(len(matrix), dtype=bool)
     for budget in limits.budgets:
-        fine[fine] = costs(matrix[fine], KINDS[budget.kind].field) <= budget.limit
+        fine[fine] = genotypes.cost(matrix[fine], KINDS[budget.kind].field) <= budget.limit
     return fine
 
 
-def repaired(costs: PopulationCost, limits: Limits, matrix: Matrix, rng: np.random.Generator) -> Matrix:
-    """Rows that keep all limits: those that do not are lowered at random places until they do.
-
-    Args:
-        costs: of the space.
-        limits: that the smallest architecture keeps.
-        matrix: canonical rows.
-        rng: chooses the places.
-    """
+def repaired(genotypes: Genotypes, limits: Limits, matrix: Matrix, rng: np.random.Generator) -> Matrix:
+    """Rows that keep all limits, as the smallest does: canonical rows, lowered at random places until they do."""
     matrix = matrix.copy()
-    wrong = np.flatnonzero(~within(costs, limits, matrix))
+    wrong = np.flatnonzero(~within(genotypes, limits, matrix))
     while len(wrong):
-        matrix[wrong] = costs.genotypes.shrink(matrix[wrong], rng)
-        wrong = wrong[~within(costs, limits, matrix[wrong]) & (matrix[wrong] > 0).any(axis=1)]
+        matrix[wrong] = genotypes.shrink(matrix[wrong], rng)
+        wrong = wrong[~within(genotypes, limits, matrix[wrong]) & (matrix[wrong] > 0).any(axis=1)]
     return matrix
 
 
 def nsga2(
-    costs: PopulationCost,
+    genotypes: Genotypes,
     predict: Predict,
     limits: Limits,
     *,
@@ -55,20 +47,18 @@ def nsga2(
     generations: int,
     seed: int,
     start: Matrix | None = None,
-    objectives: Sequence[str] = ("multiply_adds",),
     progress: Callable[[], Any] = lambda: None,
 ) -> Matrix:
-    """Search for architectures of high clean and robust accuracy and low cost.
+    """Search for architectures of high clean and robust accuracy and few multiply-adds.
 
     Args:
-        costs: of the space.
+        genotypes: of the space.
         predict: accuracies (N, 2) of rows.
         limits: on costs; the smallest architecture keeps them.
         population: architectures per generation, at least 2.
         generations: at least 1.
         seed: of all random draws.
         start: rows to begin with, such as labelled ones; the rest of the first population is random.
-        objectives: names of the costs that are minimised.
         progress: called after each generation was predicted.
 
     Returns:
@@ -83,26 +73,17 @@ def nsga2(
     from pymoo.optimize import minimize
 
     Config.warnings["not_compiled"] = False
-    genotypes, rng = costs.genotypes, np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
 
     class Students(Problem):
-        def __init__(self) -> None:
-            super().__init__(
-                n_var=len(genotypes), n_obj=2 + len(objectives), xl=-1, xu=genotypes.sizes - 1, vtype=np.int64
-            )
-
         def _evaluate(self, x: Matrix, out: dict[str, Any], *_: Any, **__: Any) -> None:
-            out["F"] = np.column_stack([-predict(x), *(costs(x, name) for name in objectives)])
+            out["F"] = np.column_stack([-predict(x), genotypes.cost(x, "multiply_adds")])
             progress()
 
     class EitherParent(Crossover):
-        def __init__(self) -> None:
-            super().__init__(2, 2, prob=0.9)
-
         def _do(self, _: Any, x: Matrix, *__: Any, **___: Any) -> Matrix:
             first, second = x.astype(np.int64)
-            children = [genotypes.crossover(first, second, rng) for _ in range(2)]
-            return np.stack(children)
+            return np.stack([genotypes.crossover(first, second, rng) for _ in range(2)])
 
     class Redraw(Mutation):
         def _do(self, _: Any, x: Matrix, *__: Any, **___: Any) -> Matrix:
@@ -111,19 +92,20 @@ def nsga2(
 
     class WithinLimits(Repair):
         def _do(self, _: Any, x: Matrix, *__: Any, **___: Any) -> Matrix:
-            return repaired(costs, limits, x.astype(np.int64), rng)
+            return repaired(genotypes, limits, x.astype(np.int64), rng)
 
+    problem = Students(n_var=len(genotypes), n_obj=3, xl=-1, xu=genotypes.sizes - 1, vtype=np.int64)
     first = _first_population(genotypes, population, rng, start)
     algorithm = NSGA2(
         pop_size=population,
-        sampling=repaired(costs, limits, first, rng),
-        crossover=EitherParent(),
+        sampling=repaired(genotypes, limits, first, rng),
+        crossover=EitherParent(2, 2, prob=0.9),  # parents and children
         mutation=Redraw(),
         repair=WithinLimits(),
         eliminate_duplicates=True,
     )
     algorithm.mating.n_max_iterations = DRAWS_OF_OFFSPRING
-    result = minimize(Students(), algorithm, ("n_gen", generations), seed=seed, verbose=False)
+    result = minimize(problem, algorithm, ("n_gen", generations), seed=seed, verbose=False)
     found = np.atleast_2d(result.opt.get("X").astype(np.int64))
     return np.unique(found, axis=0)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,7 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from proard.search.genotypes import Matrix
-from proard.search.population_cost import PopulationCost
+from proard.search.genotypes import Genotypes, Matrix
 from proard.search.selection import Label
 
 Values = npt.NDArray[np.float64]
@@ -35,10 +35,6 @@ TARGETS = ("clean", "robust")
 FOLDS = 5
 LEAST_LABELS = 8  # below, nothing can be said about held-out students
 MOST_FOR_GAUSSIAN_PROCESS = 1000  # its time grows with the cube of the labels
-
-
-def _ridge() -> Any:
-    return RidgeCV(alphas=np.logspace(-3, 3, 13))
 
 
 def _gaussian_process() -> Any:
@@ -60,7 +56,7 @@ def _mlp() -> Any:
 
 
 REGRESSORS: dict[str, Callable[[], Any]] = {
-    "ridge": _ridge,
+    "ridge": partial(RidgeCV, alphas=np.logspace(-3, 3, 13)),
     "gaussian_process": _gaussian_process,
     "gradient_boosting": _gradient_boosting,
     "mlp": _mlp,
@@ -85,16 +81,13 @@ class HeldOut:
 
 def held_out(predicted: Values, labels: Values) -> HeldOut:
     """Compare predictions (N,) with labels (N,)."""
+    tau = kendalltau(predicted, labels).statistic
     difference = predicted - labels
     return HeldOut(
-        rank_correlation(predicted, labels), float(np.abs(difference).mean()), float(np.sqrt((difference**2).mean()))
+        tau=0.0 if np.isnan(tau) else float(tau),
+        error=float(np.abs(difference).mean()),
+        deviation=float(np.sqrt((difference**2).mean())),
     )
-
-
-def rank_correlation(first: Values, second: Values) -> float:
-    """Kendall's tau-b; 0 where one side is constant."""
-    tau = kendalltau(first, second).statistic
-    return 0.0 if np.isnan(tau) else float(tau)
 
 
 def as_values(labels: Sequence[Label]) -> Values:
@@ -102,10 +95,10 @@ def as_values(labels: Sequence[Label]) -> Values:
     return np.array([[label.clean, label.robust] for label in labels], dtype=np.float64).reshape(-1, 2)
 
 
-def features(costs: PopulationCost, matrix: Matrix) -> Values:
+def features(genotypes: Genotypes, matrix: Matrix) -> Values:
     """The one-hot encoding of rows, and the logarithms of multiply-adds and parameters."""
-    logarithms = [np.log(np.maximum(costs(matrix, name), 1)) for name in ("multiply_adds", "parameters")]
-    return np.column_stack([costs.genotypes.one_hot(matrix), *logarithms])
+    logarithms = [np.log(np.maximum(genotypes.cost(matrix, name), 1)) for name in ("multiply_adds", "parameters")]
+    return np.column_stack([genotypes.one_hot(matrix), *logarithms])
 
 
 def fitted(name: str, inputs: Values, labels: Values) -> Any:
@@ -116,11 +109,6 @@ def fitted(name: str, inputs: Values, labels: Values) -> Any:
         return model.fit(inputs, labels)
 
 
-def folds(count: int, seed: int = 0) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Indices to train on and to hold out; every label is held out once."""
-    return list(KFold(min(FOLDS, count), shuffle=True, random_state=seed).split(np.arange(count)))
-
-
 def names_for(count: int) -> tuple[str, ...]:
     """The regressors that are worth their time for this many labels."""
     return tuple(n for n in REGRESSORS if n != "gaussian_process" or count <= MOST_FOR_GAUSSIAN_PROCESS)
@@ -128,14 +116,14 @@ def names_for(count: int) -> tuple[str, ...]:
 
 def fits(count: int, regressors: Sequence[str] | None = None) -> int:
     """How many models a `Predictor` of so many labels is compared by: every regressor on every fold."""
-    return len(tuple(regressors or names_for(count))) * min(FOLDS, count)
+    return FOLDS * len(regressors or names_for(count))
 
 
 class Predictor:
     """Predicts both accuracies of rows of a matrix.
 
     Args:
-        costs: of the space.
+        genotypes: of the space.
         matrix: labelled rows (N, decisions), at least `LEAST_LABELS`.
         labels: (N, 2) in [0, 1].
         regressors: names to compare; default those of `names_for`.
@@ -144,27 +132,21 @@ class Predictor:
     Attributes:
         compared: per accuracy and regressor, how the held-out predictions did.
         chosen: per accuracy, the best regressor.
-
-    Raises:
-        ValueError: too few labels.
     """
 
     def __init__(
         self,
-        costs: PopulationCost,
+        genotypes: Genotypes,
         matrix: Matrix,
         labels: Values,
         regressors: Sequence[str] | None = None,
         progress: Callable[[], Any] = lambda: None,
     ) -> None:
-        if len(matrix) < LEAST_LABELS:
-            raise ValueError(f"a predictor needs at least {LEAST_LABELS} labels, got {len(matrix)}")
-        self.costs = costs
-        inputs = features(costs, matrix)
-        names = tuple(regressors or names_for(len(matrix)))
-        splits = folds(len(matrix))
+        self.genotypes = genotypes
+        inputs = features(genotypes, matrix)
+        splits = list(KFold(FOLDS, shuffle=True, random_state=0).split(inputs))
         self.compared: dict[str, dict[str, HeldOut]] = {target: {} for target in TARGETS}
-        for name in names:
+        for name in regressors or names_for(len(matrix)):
             predicted = np.empty_like(labels)
             for train, test in splits:
                 predicted[test] = np.clip(fitted(name, inputs[train], labels[train]).predict(inputs[test]), 0, 1)
@@ -176,7 +158,7 @@ class Predictor:
 
     def __call__(self, matrix: Matrix) -> Values:
         """Predicted accuracies (M, 2), in [0, 1]."""
-        inputs = features(self.costs, matrix)
+        inputs = features(self.genotypes, matrix)
         predicted = {name: model.predict(inputs) for name, model in self._models.items()}
         columns = [predicted[self.chosen[target]][:, column] for column, target in enumerate(TARGETS)]
         return np.clip(np.column_stack(columns), 0, 1)

@@ -17,7 +17,6 @@ from proard.search.genotypes import Genotypes, Matrix
 from proard.search.labeller import Labeller
 from proard.search.labels import LabelStore, MeasuredLabel, architectures_to_label, label_share
 from proard.search.nsga2 import nsga2
-from proard.search.population_cost import PopulationCost
 from proard.search.predictor import LEAST_LABELS, TARGETS, Predictor, as_values, fits
 from proard.search.selection import Label
 from proard.supernet import Architecture
@@ -51,19 +50,12 @@ class SearchResult:
 
 
 class Searcher:
-    """One search of one run.
-
-    Args:
-        trained: the run.
-        limits: that NSGA-II keeps.
-        rank: of this process.
-        ranks: how many processes label.
-        quiet: no progress bar.
-    """
+    """One search of one run, within limits that NSGA-II keeps; this process is ``rank`` of the ``ranks`` that label."""
 
     def __init__(self, trained: TrainedRun, limits: Limits, rank: int = 0, ranks: int = 1, quiet: bool = False) -> None:
         self.trained, self.limits, self.rank, self.ranks, self.quiet = trained, limits, rank, ranks, quiet
         self.space = trained.supernet.space
+        self.genotypes = Genotypes(self.space)
         limits.check(self.space.cost(self.space.smallest()))
         self.labeller = Labeller(trained)
         self.store = LabelStore(trained.run.path, self.labeller.fingerprint, self.space, rank)
@@ -95,24 +87,22 @@ class Searcher:
         """
         known = {architecture: self.store.labels[architecture] for architecture in chosen}
         report: dict[str, Any] = {"labels": len(known), "space": self.space.size}
-        genotypes = Genotypes(self.space)
         if len(known) < self.space.size and len(known) >= LEAST_LABELS:
-            costs = PopulationCost(genotypes)
-            predictor = self._predictor(costs, known, regressors)
+            predictor = self._predictor(known, regressors)
             report |= _described(predictor)
             verified: list[tuple[Any, MeasuredLabel]] = []
             for left in range(ROUNDS if verify else 0, 0, -1):
                 if verified:
-                    predictor = self._predictor(costs, known, report["regressors"])
+                    predictor = self._predictor(known, report["regressors"])
                 with self._progress("searching", generations, "generations") as progress:
                     found = nsga2(
-                        costs,
+                        self.genotypes,
                         predictor,
                         self.limits,
                         population=population,
                         generations=generations,
                         seed=self.trained.config.seed + left,
-                        start=genotypes.encode(list(known)),
+                        start=self.genotypes.encode(list(known)),
                         progress=progress.advance,
                     )
                 promising = self._promising(predictor, found, known, (verify - len(verified)) // left)
@@ -132,24 +122,21 @@ class Searcher:
             self.store.add(architecture, self.labeller(architecture))
         return self.store.labels[architecture]
 
-    def _predictor(
-        self, costs: PopulationCost, known: Mapping[Architecture, Label], regressors: Sequence[str] | None
-    ) -> Predictor:
-        rows, values = costs.genotypes.encode(list(known)), as_values(list(known.values()))
+    def _predictor(self, known: Mapping[Architecture, Label], regressors: Sequence[str] | None) -> Predictor:
+        rows, values = self.genotypes.encode(list(known)), as_values(list(known.values()))
         with self._progress("fitting predictors", fits(len(known), regressors), "fits") as progress:
-            return Predictor(costs, rows, values, regressors, progress.advance)
+            return Predictor(self.genotypes, rows, values, regressors, progress.advance)
 
     def _promising(
         self, predictor: Predictor, found: Matrix, known: Mapping[Architecture, Label], count: int
     ) -> list[tuple[Architecture, Any]]:
         """Architectures of a predicted front that are not labelled yet, and what is predicted for them."""
-        genotypes = predictor.costs.genotypes
-        fresh = found[[architecture not in known for architecture in genotypes.decode(found)]]
+        fresh = found[[architecture not in known for architecture in self.genotypes.decode(found)]]
         if min(count, len(fresh)) == 0:
             return []
-        multiply_adds = predictor.costs(fresh, "multiply_adds")
+        multiply_adds = self.genotypes.cost(fresh, "multiply_adds")
         picked = best_of_ranges(fresh, predictor(fresh), multiply_adds, min(count, len(fresh)))
-        return list(zip(genotypes.decode(picked), predictor(picked), strict=True))
+        return list(zip(self.genotypes.decode(picked), predictor(picked), strict=True))
 
     def _progress(self, what: str, total: int, unit: str, done: int = 0) -> Progress:
         return Progress(what, total, unit, done=done, quiet=self.quiet, shown=self.rank == 0)

@@ -47,12 +47,6 @@ def fit(
     """The architecture, shrunk at random places until it fits, then grown at random places while it still does.
 
     Terminates whenever the smallest architecture fits: every step lowers (or raises) one decision to the next choice.
-
-    Args:
-        space: of the architecture.
-        architecture: where to start.
-        fits: whether an architecture is within the budget; true for the smallest.
-        rng: chooses the places.
     """
     while not fits(architecture):
         architecture = rng.choice(list(_neighbours(space, architecture, -1).values()))
@@ -115,9 +109,7 @@ def choose(
 def _neighbours(space: SearchSpace, architecture: Architecture, direction: int) -> dict[str, Architecture]:
     """Per decision that can move, the architecture in which it is one choice smaller (-1) or larger (+1)."""
     neighbours = {}
-    smallest = {
-        decision.name: decision.choices[0] for decision in space.decisions
-    }  # for decisions that become relevant
+    smallest = {decision.name: decision.choices[0] for decision in space.decisions}  # of what becomes relevant
     for decision in space.decisions:
         if decision.name in architecture:
             place = decision.distinct.index(architecture[decision.name]) + direction

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from proard.common.errors import UserError
+from proard.common.errors import UserError, located
 from proard.config import Config
 from proard.data import DataSplits
 from proard.export.student_directory import WEIGHTS, read_card
@@ -23,12 +23,7 @@ TOLERANCE = 1e-3
 
 
 def load_run_weights(config: Config, supernet: Supernet, data: DataSplits) -> None:
-    """Give the supernet the best weights of the run that the configuration names, if it names one.
-
-    Args:
-        config: resolved.
-        supernet: of this run.
-        data: what it will be trained on.
+    """Give the supernet the best weights of the run that the resolved configuration names, if it names one.
 
     Raises:
         UserError: no run there, no checkpoint, or one of another network; the message says what differs.
@@ -36,15 +31,13 @@ def load_run_weights(config: Config, supernet: Supernet, data: DataSplits) -> No
     path = config.supernet.weights
     if path is None:
         return
-    try:
+    with located(f"supernet.weights {path}"):
         run = Run.find(path)
         other = run.config()
         state = load_checkpoint(run.checkpoint)
         _check_same(other, config, supernet, data)
         weights = state["best"]["weights"] if state["best"] else state["supernet"]
         _check_fit(weights, supernet)
-    except UserError as error:
-        raise UserError(f"supernet.weights {path}: {error}") from error
     supernet.load_state_dict({name: t for name, t in weights.items() if name not in STATED}, strict=False)
 
 
@@ -87,32 +80,24 @@ def _check_fit(weights: dict[str, torch.Tensor], supernet: Supernet) -> None:
 
 
 def load_initial_weights(config: Config, supernet: Supernet, data: DataSplits) -> None:
-    """Give the one network the weights that the configuration begins with, if it names some.
+    """Give the one network the weights that the resolved configuration begins with, if it names some.
 
-    Batch-norm statistics among them are dropped: in training there are none.
-
-    Args:
-        config: resolved.
-        supernet: of one architecture.
-        data: what it will be trained on, which a student directory's network must fit.
+    Batch-norm statistics among them are dropped: in training there are none. A student directory's network must fit the
+    images that will be trained on.
 
     Raises:
         UserError: the weights are not there, damaged, or of another network.
     """
-    student, family = config.student, supernet.family
-    try:
-        if student.pretrained:
-            assert isinstance(family, TimmFamily)
+    path, family = config.student.weights, supernet.family
+    if config.student.pretrained:
+        assert isinstance(family, TimmFamily)
+        with located("student.pretrained"):
             load_weights(supernet, family.published_weights())
-        elif student.weights is not None:
-            path = student.weights
+    elif path is not None:
+        with located(f"student.weights {path}"):
             if path.is_dir():
                 _check_images(read_card(path), data)
-                path = path / WEIGHTS
-            load_weights(supernet, read_weights(path))
-    except UserError as error:
-        key = "pretrained" if student.pretrained else f"weights {student.weights}"
-        raise UserError(f"student.{key}: {error}") from error
+            load_weights(supernet, read_weights(path / WEIGHTS if path.is_dir() else path))
 
 
 def _check_images(card: dict[str, Any], data: DataSplits) -> None:

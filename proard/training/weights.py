@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from proard.common.errors import UserError
+from proard.common.errors import UserError, first_line
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of one network's batch norm
 NAMED_SHOWN = 3
@@ -22,9 +22,6 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
     A state dict may lie under ``state_dict`` or ``model`` in a checkpoint, and its names may begin with ``module.``.
 
-    Args:
-        path: the file.
-
     Raises:
         UserError: missing, not readable, or more than tensors.
     """
@@ -34,17 +31,14 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         read = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:
         raise UserError(
-            f"{path} cannot be read as weights ({(str(error).splitlines() or [type(error).__name__])[0]}); "
+            f"{path} cannot be read as weights ({first_line(error)}); "
             "save them with torch.save(network.state_dict(), ...) or as .safetensors"
         ) from error
     for inside in ("state_dict", "model"):
         if isinstance(read, Mapping) and isinstance(read.get(inside), Mapping):
             read = read[inside]
-    if (
-        not isinstance(read, Mapping)
-        or not read
-        or not all(isinstance(tensor, torch.Tensor) for tensor in read.values())
-    ):
+    values = list(read.values()) if isinstance(read, Mapping) else []
+    if not values or not all(isinstance(value, torch.Tensor) for value in values):
         raise UserError(f"{path} holds no state dict, which is names and tensors")
     prefix = "module." if all(str(name).startswith("module.") for name in read) else ""
     return {str(name).removeprefix(prefix): tensor for name, tensor in read.items()}

@@ -32,23 +32,14 @@ class Tracker(ABC):
 
     @abstractmethod
     def start(self, run: Path, config: Config) -> None:
-        """Begin, or go on where ``state`` says.
-
-        Args:
-            run: the run directory.
-            config: of the run, resolved.
-        """
+        """Begin in the run's directory, with its resolved configuration, or go on where ``state`` says."""
 
     @abstractmethod
     def log(self, row: Mapping[str, Any]) -> None:
         """One row of metrics.jsonl; `scalars` gives its numbers."""
 
     def finish(self, complete: bool) -> None:  # noqa: B027 (nothing, unless something is open)
-        """The last row of this process was logged.
-
-        Args:
-            complete: False if the training was interrupted or failed.
-        """
+        """The last row of this process was logged; not ``complete`` if the training was interrupted or failed."""
 
     def require_package(self, where: str) -> None:
         """Check that what the tracker needs is installed.

@@ -11,12 +11,12 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
+from textwrap import shorten
 from typing import Any
 
 from tqdm import tqdm
 
-from proard.common.errors import Stopped, UserError
+from proard.common.errors import Stopped, UserError, first_line
 from proard.common.files import RunLock, write_json
 from proard.common.registry import import_modules
 from proard.config import Component, Config
@@ -24,6 +24,7 @@ from proard.runs.run import Run, read_metrics
 from proard.runs.trackers.base import Tracker, trackers
 
 FILE = "trackers.json"
+MOST_SAID = 200  # characters of an error: a server may answer with a page
 
 
 def build(config: Config) -> dict[str, Tracker]:
@@ -46,12 +47,8 @@ def _built(component: Component, where: str) -> Tracker:
 class Tracking:
     """Feeds trackers while a run is trained: ``with Tracking(...) as tracking: ...; tracking.follow()``.
 
-    A tracker that fails is left out from then on, with one line on stderr.
-
-    Args:
-        run: whose metrics.jsonl is followed; it holds no rows that may still be taken back.
-        config: of the run.
-        chosen: by name.
+    A tracker that fails is left out from then on, with one line on stderr. The run's metrics.jsonl, which is followed,
+    holds no rows that may still be taken back.
     """
 
     def __init__(self, run: Run, config: Config, chosen: Mapping[str, Tracker]) -> None:
@@ -88,9 +85,7 @@ class Tracking:
             entry["rows"] += 1
         write_json(self._file, self._known)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Let every tracker finish."""
         for name, tracker in list(self.active.items()):
             self._guarded(name, tracker.finish, kind is None)
@@ -98,13 +93,17 @@ class Tracking:
     def _guarded(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
         try:
             work(*arguments)
-        except Exception as error:  # whatever it is: the training goes on
-            del self.active[name]
-            tqdm.write(
-                f"tracker {name}: failed ({_reason(error)}), and is left out from here on; "
-                f"'python -m proard.runs.trackers {self.run.path} {name}' logs the rest later",
-                file=sys.stderr,
-            )
+        except Exception as error:
+            self._failed(name, error, shorten(first_line(error), MOST_SAID))
+
+    def _failed(self, name: str, error: Exception, text: str) -> None:
+        """Whatever it is: the training goes on."""
+        del self.active[name]
+        tqdm.write(
+            f"tracker {name}: failed ({text}), and is left out from here on; "
+            f"'python -m proard.runs.trackers {self.run.path} {name}' logs the rest later",
+            file=sys.stderr,
+        )
 
 
 def replay(run: str | Path | None, name: str, **options: Any) -> int:
@@ -143,13 +142,8 @@ class _Replaying(Tracking):
         self.logged = len(rows) - self._known[name]["rows"]
         super()._log(name, tracker, rows)
 
-    def _guarded(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
-        try:
-            work(*arguments)
-        except UserError:
-            raise
-        except Exception as error:
-            raise Stopped(f"tracker {name}: {_reason(error)}") from error
+    def _failed(self, name: str, error: Exception, text: str) -> None:
+        raise error if isinstance(error, UserError) else Stopped(f"tracker {name}: {text}") from error
 
 
 def _known(file: Path) -> dict[str, dict[str, Any]]:
@@ -159,9 +153,3 @@ def _known(file: Path) -> dict[str, dict[str, Any]]:
         return {name: {"rows": int(entry["rows"]), "state": dict(entry["state"])} for name, entry in entries}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error, not too long."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 200 else f"{lines[0][:200]} ..."

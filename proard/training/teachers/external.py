@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from proard.common.errors import UserError, reason
+from proard.common.errors import UserError, located, reason
 from proard.common.files import sha256
 from proard.config import TeacherConfig
 from proard.supernet.family import Normalize
 from proard.training.teachers.request import Request
-from proard.training.teachers.sources import file_of, load_network
+from proard.training.teachers.sources import LOADERS, file_of
 
 
 class ExternalTeacher(nn.Module):
@@ -80,19 +80,18 @@ def load_teacher(
     size = config.image_size
     shape = input_shape if size is None else (input_shape[0], size, size)
     request = Request(config, tuple(class_names), shape, data_name, norm, torch.device(device))
-    try:
+    with located(f"teacher {config.source}"):
         teacher = _loaded(request).to(device)
-        _check(teacher, len(class_names), input_shape, torch.device(device))
-    except UserError as error:
-        raise UserError(f"teacher {config.source}: {error}") from error
-    return teacher
+        _check(teacher, len(class_names), input_shape, request.device)
+        return teacher
 
 
 def _loaded(request: Request) -> ExternalTeacher:
     config = request.config
     file = file_of(request)
     digest = _checksum(file, config)
-    network = load_network(request, file)
+    with torch.random.fork_rng(devices=[]):  # what makes a network draws its weights first
+        network = LOADERS[config.kind](request, file)
     digest = digest or _checksum(file, config)  # of a file that was downloaded
     if config.sha256 is not None and digest is None:
         raise UserError("there is no file of which teacher.sha256 could be checked; remove it")

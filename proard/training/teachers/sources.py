@@ -45,16 +45,6 @@ def file_of(request: Request) -> Path | None:
     return path
 
 
-def load_network(request: Request, file: Path | None) -> nn.Module:
-    """The network, in evaluation mode where it has modes; it draws no global random numbers.
-
-    Raises:
-        UserError: it cannot be read, or does not fit the data.
-    """
-    with torch.random.fork_rng(devices=[]):
-        return LOADERS[request.config.kind](request, file)
-
-
 def _directory(request: Request, _: Path | None) -> nn.Module:
     student = load_student(request.path)
     card = student.card
@@ -139,3 +129,4 @@ LOADERS: dict[str, Callable[[Request, Path | None], nn.Module]] = {
     "timm": _timm,
     "robustbench": robustbench.load,
 }
+"""Per kind, what makes the network, in evaluation mode where it has modes; a UserError says why it cannot."""
