@@ -11,7 +11,20 @@ from proard.common.svg import in_words
 from proard.common.units import short, short_time
 from proard.evaluation.latency import LatencyTable
 from proard.report.attacked import Curve
-from proard.report.plots import CLEAN, MUTED, ROBUST, SERIES, Plot, line, log_axis, percent, thin
+from proard.report.plots import (
+    CLEAN,
+    MUTED,
+    ROBUST,
+    SERIES,
+    Plot,
+    axis,
+    error_bars,
+    line,
+    log_axis,
+    mark,
+    note,
+    percent,
+)
 from proard.report.run_contents import COSTS, Scores, Student, best_within
 
 
@@ -70,18 +83,16 @@ def front_plot(candidates: Sequence[Student], students: Sequence[Student], cost:
     if tested:
         summary += f" Diamonds and crosses: student directories, on test images ({tested.where}), with 95 % intervals."
     rows = [
-        [
-            student.name,
-            short(student.costs[cost]),
-            percent(student.validation.clean),
-            percent(student.validation.robust),
-        ]
+        [student.name, short(student.costs[cost]), *map(percent, (student.validation.clean, student.validation.robust))]
         for student in best
         if student.validation
     ]
     head = ["student", COSTS[cost], "clean %, validation", "robust %, validation"]
-    axis = {"title": {"text": COSTS[cost]}, "tickformat": "~s", **log_axis(low.costs[cost], high.costs[cost])}
-    return Plot(data, {"xaxis": axis, "yaxis": {"title": {"text": "accuracy, %"}}}, summary, head, rows, height=440)
+    layout = {
+        "xaxis": axis(COSTS[cost], tickformat="~s", **log_axis(low.costs[cost], high.costs[cost])),
+        "yaxis": axis("accuracy, %"),
+    }
+    return Plot(data, layout, summary, head, rows, height=440)
 
 
 def _scatter(
@@ -114,14 +125,7 @@ def _scatter(
     }
     if test and all(score is not None and score.intervals for score in scores):
         ends = [score.intervals[what] for score in scores if score is not None and score.intervals]
-        trace["error_y"] = {
-            "type": "data",
-            "symmetric": False,
-            "array": [100 * high - value for (_, high), value in zip(ends, values, strict=True)],
-            "arrayminus": [value - 100 * low for (low, _), value in zip(ends, values, strict=True)],
-            "color": colour,
-            "thickness": 1.5,
-        }
+        trace["error_y"] = error_bars(values, ends, colour, 1.5)
     return trace
 
 
@@ -142,55 +146,32 @@ def radii_plot(curves: Sequence[Curve], attack: str, norm: str, eps: float) -> P
     """Robust accuracy over the radius, with 95 % intervals."""
     data, words, rows = [], [], []
     for curve, colour in zip(curves, SERIES, strict=False):
-        radii, values = list(curve.accuracies), list(curve.accuracies.values())
-        trace = line(curve.victim.name, radii, [100 * value.value for value in values], colour)
-        trace["error_y"] = {
-            "type": "data",
-            "symmetric": False,
-            "array": [100 * (value.interval[1] - value.value) for value in values],
-            "arrayminus": [100 * (value.value - value.interval[0]) for value in values],
-            "color": colour,
-            "thickness": 1,
-        }
+        radii, accuracies = list(curve.accuracies), list(curve.accuracies.values())
+        values = [100 * accuracy.value for accuracy in accuracies]
+        trace = line(curve.victim.name, radii, values, colour)
+        trace["error_y"] = error_bars(values, [accuracy.interval for accuracy in accuracies], colour, 1)
         name = escape(curve.victim.name)
         trace["name"] = f"{name}, {short(curve.victim.multiply_adds)}"
         trace["hovertemplate"] = f"eps %{{x:.4g}}: %{{y:.1f}} %<extra>{name}</extra>"
         data.append(trace)
-        images = values[0].total
-        at_eps = curve.accuracies[eps]
+        images = accuracies[0].total
         words.append(
             f"{curve.victim.name} ({short(curve.victim.multiply_adds)} multiply-adds, {images} test images): "
-            f"{values[0]} % clean, {at_eps} % at eps {eps:.4g}, {values[-1]} % at {radii[-1]:.4g}."
+            f"{accuracies[0]} % clean, {curve.accuracies[eps]} % at eps {eps:.4g}, "
+            f"{accuracies[-1]} % at {radii[-1]:.4g}."
         )
         rows += [
-            [
-                curve.victim.name,
-                f"{radius:.4g}",
-                value.with_interval,
-                str(images),
-            ]
-            for radius, value in curve.accuracies.items()
+            [curve.victim.name, f"{radius:.4g}", accuracy.with_interval, str(images)]
+            for radius, accuracy in curve.accuracies.items()
         ]
-    mark = {
-        "type": "line",
-        "x0": eps,
-        "x1": eps,
-        "yref": "paper",
-        "y0": 0,
-        "y1": 1,
-        "line": {**thin(), "dash": "dash"},
-    }
-    note = {"x": eps, "y": 1, "yref": "paper", "yanchor": "bottom", "text": "threat model", "showarrow": False}
+    head = ["student", "eps", "accuracy %, 95 % interval", "test images"]
     layout = {
-        "xaxis": {"title": {"text": f"eps ({norm})"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": f"accuracy under {attack}, %"}, "range": [0, 103]},
-        "shapes": [mark],
-        "annotations": [note],
+        "xaxis": axis(f"eps ({norm})", rangemode="tozero"),
+        "yaxis": axis(f"accuracy under {attack}, %", range=[0, 103]),
+        "shapes": [mark(eps, dash="dash")],
+        "annotations": [note(eps, "threat model")],
     }
-    return Plot(data, layout, f"Test accuracy under {attack} by radius. " + " ".join(words), _CURVE_HEAD, rows)
-
-
-_CURVE_HEAD = ("student", "eps", "accuracy %, 95 % interval", "test images")
+    return Plot(data, layout, f"Test accuracy under {attack} by radius. " + " ".join(words), head, rows)
 
 
 def latency_plot(table: LatencyTable) -> Plot:
@@ -210,17 +191,11 @@ def latency_plot(table: LatencyTable) -> Plot:
     error = "" if table.error is None else f" Median error of held-out students {100 * table.error:.1f} %."
     rank = "" if table.rank_correlation is None else f" Rank correlation (Spearman) {table.rank_correlation:.2f}."
     rows = [
-        [
-            short(student.multiply_adds),
-            short_time(student.predicted),
-            short_time(student.measured),
-            short_time(student.p95),
-            "yes" if student.held_out else "no",
-        ]
-        for student in table.students
+        [short(s.multiply_adds), *map(short_time, (s.predicted, s.measured, s.p95)), "yes" if s.held_out else "no"]
+        for s in table.students
     ]
     head = ["multiply-adds", "predicted", "measured (median)", "p95", "held out"]
-    layout = {"xaxis": {"title": {"text": "measured, ms"}}, "yaxis": {"title": {"text": "predicted, ms"}}}
+    layout = {"xaxis": axis("measured, ms"), "yaxis": axis("predicted, ms")}
     return Plot(data, layout, f"Latency of {len(table.students)} whole students.{error}{rank}", head, rows, height=340)
 
 
@@ -239,10 +214,7 @@ def savings_plot(once: float, each: float, alone: float, unit: str, break_even: 
         f"One training took {once:.3g} {unit}, and {each:.3g} {unit} for each student extracted; a student trained "
         f"alone took {alone:.3g} {unit} on average. One training is {end}."
     )
-    layout = {
-        "xaxis": {"title": {"text": "students (budgets)"}},
-        "yaxis": {"title": {"text": unit}, "rangemode": "tozero"},
-    }
+    layout = {"xaxis": axis("students (budgets)"), "yaxis": axis(unit, rangemode="tozero")}
     rows = [[str(n), f"{once + each * n:.3g}", f"{alone * n:.3g}"] for n in (1, 2, 5, 10, 20, 50, 100)]
     head = ["students", f"one training for all, {unit}", f"each trained alone, {unit}"]
     return Plot(data, layout, summary, head, rows, height=300)
