@@ -155,14 +155,12 @@ class Extractor(TrainedRun):
 
         From the measured front, if that comes near the limits; else by measuring, with the front to begin from.
         """
-        before = len(self.labels)
         if self.front is not None:
-            if self.front.covers(limits, self.space.cost):
-                point = self.front.choose(limits, prefer, self.space.cost)
-                if point is not None:
-                    return point.architecture, self._selection("front", prefer, point.label, 0)
-            self.labels.update({point.architecture: point.label for point in self.front.measured})
-            before = len(self.labels)
+            near = self.front.covers(limits, self.space.cost)
+            if near and (point := self.front.choose(limits, prefer, self.space.cost)):
+                return point.architecture, self._selection("front", prefer, point.label, 0)
+            self.labels |= {point.architecture: point.label for point in self.front.measured}
+        before = len(self.labels)
         architecture = self.choose(limits, prefer)
         method = "measuring" if self.front is None else "front and measuring"
         return architecture, self._selection(method, prefer, self.labels[architecture], len(self.labels) - before)

@@ -110,7 +110,7 @@ class RunContents:
         Raises:
             UserError: one of them is missing or damaged.
         """
-        return TrainedRun(_Offline(self.run.path, self.config))
+        return TrainedRun(self.run, self.config)
 
     @cached_property
     def data(self) -> DataSplits:
@@ -266,17 +266,6 @@ class RunContents:
         except UserError:
             return "100M"
         return short(students[len(students) // 2].costs["multiply_adds"], up=True)
-
-
-class _Offline(Run):
-    """A run with another configuration than its file says."""
-
-    def __init__(self, path: Path, config: Config) -> None:
-        super().__init__(path)
-        self._config = config
-
-    def config(self) -> Config:
-        return self._config
 
 
 def _extracted(card: dict[str, Any], folder: Path) -> Student:

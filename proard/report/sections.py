@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from html import escape
 from typing import Any
 
@@ -48,9 +49,9 @@ class Sections:
         config, path = self.contents.config, self.run.path
         norm, eps = config.threat.norm, config.threat.eps
         data = config.data.name + (f", {config.data.limit} images" if config.data.limit else "")
-        card = self._any_card()
-        if card:
-            data += f", {len(card['classes'])} classes, images {'x'.join(map(str, card['input_shape']))}"
+        with suppress(UserError, OSError):  # the images are not on this machine
+            images = self.contents.data
+            data += f", {len(images.class_names)} classes, images {'x'.join(map(str, images.input_shape))}"
         rows = [
             ("data", data),
             ("threat model", f"{norm}, eps {eps:.4g}, pixel values in [0, 1]"),
@@ -75,14 +76,6 @@ class Sections:
         notes = "".join(html.paragraph(note, "missing") for note in dict.fromkeys(self.contents.notes))
         title = f"<h1>{escape(path.resolve().name)}</h1>"
         return title + html.paragraph(f"A report about the run {path}", "soft") + html.facts(rows) + notes
-
-    def _any_card(self) -> dict[str, Any] | None:
-        """What is in any student's card, or known from the images."""
-        try:
-            data = self.contents.data
-        except (UserError, OSError):
-            return None
-        return {"classes": data.class_names, "input_shape": data.input_shape}
 
     def _environment(self) -> dict[str, Any]:
         try:
