@@ -148,12 +148,9 @@ def extract(
     """Cut the best student for each budget out of a trained supernet; a run of one network needs no budget."""
     from proard.commands.extract import extract
     from proard.commands.finetune import finetune as finetune_student
-    from proard.commands.finetune import require_epochs
     from proard.commands.printing import print_students
     from proard.export.hub import push_all, repository_name
 
-    if finetune is not None:
-        require_epochs(finetune)
     repository = repository_name(push) if push else None  # what is missing for it shows before the work, not after
     with _work(as_json):
         students = extract(

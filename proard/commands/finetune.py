@@ -37,7 +37,8 @@ def finetune(
     Raises:
         UserError: fewer than one epoch, or a student of another run.
     """
-    require_epochs(epochs)
+    if epochs < 1:
+        raise UserError(f"--finetune {epochs}: must be at least 1 epoch")
     directory, folder = Run.find(run), Path(student)
     config = directory.config()
     card = read_card(folder)
@@ -59,13 +60,3 @@ def finetune(
     about = {"budget": card["budget"], "selection": card["selection"], "finetuned_epochs": epochs}
     with EnergyMeter(config.energy, directory.energy, "finetune"):
         return train_alone(settings, place, folder, quiet, about, formats)
-
-
-def require_epochs(epochs: int) -> None:
-    """Refuse fewer than one.
-
-    Raises:
-        UserError: fewer.
-    """
-    if epochs < 1:
-        raise UserError(f"--finetune {epochs}: must be at least 1 epoch")

@@ -19,7 +19,7 @@ from proard.evaluation.accuracy import Accuracy, evaluation_mode
 from proard.evaluation.fast_copy import fast_copy
 from proard.evaluation.transfer.curve import Cascade
 from proard.export.student_directory import load_student
-from proard.report.run_contents import RunContents, Student
+from proard.report.run_contents import RunContents
 from proard.runs import components
 
 SHOWN = 6  # images
@@ -120,17 +120,12 @@ class Attacked:
         Raises:
             UserError: neither students nor weights can be read.
         """
-        different: dict[str, Student] = {}
-        for student in self.contents.students:
-            if not student.alone:
-                different.setdefault(str(student.architecture), student)
-        found = list(different.values())
-        if len(found) > 1:
-            found = [found[0], found[-1]]
+        extracted = [student for student in self.contents.students if not student.alone]
+        found = {student.key: student for student in (*extracted[:1], *extracted[-1:])}
         if found and (len(found) > 1 or not self.contents.is_supernet):
             return [
                 Victim(student.name, student.costs["multiply_adds"], load_student(student.folder).to(self.device))
-                for student in found
+                for student in found.values()
                 if student.folder is not None
             ]
         trained = self.contents.trained

@@ -26,6 +26,7 @@ from proard.report.plots import (
     percent,
 )
 from proard.report.run_contents import COSTS, Scores, Student, best_within
+from proard.runs.savings import Savings
 
 
 def scored(scores: Scores | None, name: str) -> str:
@@ -199,9 +200,11 @@ def latency_plot(table: LatencyTable) -> Plot:
     return Plot(data, layout, f"Latency of {len(table.students)} whole students.{error}{rank}", head, rows, height=340)
 
 
-def savings_plot(once: float, each: float, alone: float, unit: str, break_even: float | None) -> Plot:
-    """What N students cost: one training for all and an extraction each, or a training each; in a unit."""
-    most = max(10, math.ceil(2 * break_even)) if break_even is not None else 10
+def savings_plot(found: Savings) -> Plot:
+    """What N students cost: one training for all and an extraction each, or a training each."""
+    factor, unit = (1000, "Wh") if found.unit == "kwh" else (1, "s")
+    once, each, alone = (factor * getattr(part, found.unit) for part in (found.once, found.extraction, found.alone))
+    most = max(10, math.ceil(2 * (found.break_even or 0)))
     counts = list(range(1, most + 1)) if most <= 60 else [round(1 + i * (most - 1) / 59) for i in range(60)]
     data = [
         line("one training for all", counts, [once + each * count for count in counts], SERIES[0]),
@@ -209,10 +212,9 @@ def savings_plot(once: float, each: float, alone: float, unit: str, break_even: 
     ]
     for trace in data:
         trace |= {"mode": "lines", "hovertemplate": f"%{{x}} students: %{{y:.3g}} {unit}<extra>{trace['name']}</extra>"}
-    end = "never cheaper" if break_even is None else f"cheaper from {break_even:.1f} students on"
     summary = (
         f"One training took {once:.3g} {unit}, and {each:.3g} {unit} for each student extracted; a student trained "
-        f"alone took {alone:.3g} {unit} on average. One training is {end}."
+        f"alone took {alone:.3g} {unit} on average. {found.conclusion}"
     )
     layout = {"xaxis": axis("students (budgets)"), "yaxis": axis(unit, rangemode="tozero")}
     rows = [[str(n), f"{once + each * n:.3g}", f"{alone * n:.3g}"] for n in (1, 2, 5, 10, 20, 50, 100)]

@@ -79,9 +79,9 @@ def _data(
     students = list({id(student): student for found in best.values() for student in found}.values())
     place = {id(student): number for number, student in enumerate(students)}
     costs = {cost: sorted(s.costs[cost] for s in candidates if s.validation and cost in s.costs) for cost in best}
-    tested = {_key(student): student for student in contents.students if student.architecture and not student.alone}
+    tested = {student.key: student for student in contents.students if not student.alone}
     return {
-        "students": [_row(student, tested.get(_key(student)), contents.decisions) for student in students],
+        "students": [_row(student, tested.get(student.key), contents.decisions) for student in students],
         "steps": {
             cost: [[student.costs[cost], place[id(student)]] for student in found] for cost, found in best.items()
         },
@@ -104,11 +104,6 @@ def _row(student: Student, extracted: Student | None, decisions: Sequence[Decisi
         "facts": _facts(student, extracted),
         "picture": stages_svg(decisions, student.architecture) if student.architecture and decisions else "",
     }
-
-
-def _key(student: Student) -> str:
-    """A text that is the same for equal architectures."""
-    return str(student.architecture and dict(student.architecture))
 
 
 def _facts(student: Student, extracted: Student | None) -> list[tuple[str, str]]:

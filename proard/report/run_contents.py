@@ -79,6 +79,11 @@ class Student:
     folder: Path | None = None
     alone: bool = False
 
+    @property
+    def key(self) -> str:
+        """A text that equal architectures share; the name, where the architecture is not recorded."""
+        return self.name if self.architecture is None else str(dict(self.architecture))
+
 
 class RunContents:
     """A run, read part by part; what takes long is read once.
@@ -224,10 +229,7 @@ class RunContents:
         except UserError as error:
             known = [student for student in self.students if student.validation and not student.alone]
             # The same student may have been validated, and extracted for several budgets.
-            distinct = {
-                student.name if student.architecture is None else json.dumps(dict(student.architecture)): student
-                for student in [*self.validated, *known]
-            }
+            distinct = {student.key: student for student in [*self.validated, *known]}
             if not distinct:
                 raise error
             return sorted(distinct.values(), key=lambda student: student.costs["multiply_adds"]), False

@@ -20,7 +20,7 @@ from proard.report.pictures import png
 from proard.report.plots import Plots
 from proard.report.run_contents import COSTS, RunContents, Student
 from proard.report.sampling_plot import sampled_phases
-from proard.search.predictor import TARGETS
+from proard.search.predictor import comparison_rows, verified_in_words
 
 MOST_PICTURES = 12
 
@@ -212,26 +212,15 @@ class Sections:
         _, report = self.contents.front
         if "predictor" not in report:
             return html.paragraph(f"All {report['labels']} students were measured, or too few to predict others.")
-        rows = []
-        for name in report["predictor"][TARGETS[0]]["compared"]:
-            row = [name]
-            for target in TARGETS:
-                held_out, used = report["predictor"][target]["compared"][name], report["predictor"][target]["chosen"]
-                row += [f"{held_out['tau']:.2f}{' (used)' if used == name else ''}", f"{100 * held_out['error']:.1f}"]
-            rows.append(row)
-        head = ["predictor", *(f"{target} {what}" for target in TARGETS for what in ("tau", "error, points"))]
+        rows = comparison_rows(report)
         body = html.paragraph(
             f"{report['labels']} students were measured on validation images. "
-            "Kendall's tau (1 ranks all pairs rightly, 0 is chance) and mean absolute error are of students that a "
-            "predictor had not seen. What is chosen is measured, never predicted."
-        ) + html.table(head, rows)
-        verified = report.get("verified") or {}
-        if verified.get("students"):
-            errors = ", ".join(f"{target} {100 * verified[f'{target}_error']:.1f}" for target in TARGETS)
-            body += html.paragraph(
-                f"{verified['students']} of the predicted front were measured: mean error {errors} points."
-            )
-        return body
+            "Kendall's tau (1 ranks all pairs rightly, 0 is chance) and mean absolute error in points are of students "
+            "that a predictor had not seen; * is used. What is chosen is measured, never predicted."
+        )
+        body += html.table(list(rows[0]), [list(row.values()) for row in rows])
+        checked = verified_in_words(report)
+        return body + (html.paragraph(f"Checked: {checked}.") if checked else "")
 
     def latency(self) -> str:
         """What was measured of latency, and how well it predicts that of whole students."""
