@@ -171,12 +171,10 @@ def takes_budgets(*kinds: str, repeatable: bool = True) -> Callable[[Callable[..
 # train
 
 ConfigName = Annotated[
-    str | None,
-    typer.Option(metavar="NAME|PATH", help="A file, or a packaged configuration.", autocompletion=configs),
+    str | None, typer.Option(metavar="NAME|PATH", help="A file, or a packaged configuration.", autocompletion=configs)
 ]
 Set = Annotated[
-    list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.", autocompletion=overrides),
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.", autocompletion=overrides)
 ]
 NewRun = Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write; default runs/<config>-<time>.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
@@ -201,11 +199,7 @@ Together = Annotated[bool, typer.Option("--and", help="One student that keeps al
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write; default the run's students/.")]
 PreferOption = Annotated[
     str,
-    typer.Option(
-        metavar="robust|clean|balanced",
-        help="Which accuracy decides.",
-        autocompletion=among(PREFERENCES),
-    ),
+    typer.Option(metavar="robust|clean|balanced", help="Which accuracy decides.", autocompletion=among(PREFERENCES)),
 ]
 FormatOption = Annotated[
     list[str],
@@ -236,14 +230,8 @@ UnfairEpochs = Annotated[
 # profile
 
 BatchSize = Annotated[int, typer.Option(metavar="N", help="Images at once.")]
-Dtype = Annotated[
-    str,
-    typer.Option(help="float32, bfloat16 or float16.", autocompletion=among(DTYPES)),
-]
-Runtime = Annotated[
-    str,
-    typer.Option(help="eager, export or onnxruntime.", autocompletion=among(RUNTIMES)),
-]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.", autocompletion=among(DTYPES))]
+Runtime = Annotated[str, typer.Option(help="eager, export or onnxruntime.", autocompletion=among(RUNTIMES))]
 Threads = Annotated[int | None, typer.Option(metavar="N", help="Default what PyTorch chooses.")]
 TableFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Default latency.json in the run directory.")]
 
@@ -252,17 +240,13 @@ TableFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Default la
 Evaluated = Annotated[
     Path,
     typer.Argument(
-        metavar="STUDENT_DIR|RUN_DIR",
-        help="A student, or a run for all of its students.",
-        autocompletion=students,
+        metavar="STUDENT_DIR|RUN_DIR", help="A student, or a run for all of its students.", autocompletion=students
     ),
 ]
 AttackOption = Annotated[
     list[str],
     typer.Option(
-        metavar="NAME",
-        help="fgsm, pgd20, square1000, autoattack ...; repeatable.",
-        autocompletion=among(ATTACKS),
+        metavar="NAME", help="fgsm, pgd20, square1000, autoattack ...; repeatable.", autocompletion=among(ATTACKS)
     ),
 ]
 TestLimit = Annotated[int | None, typer.Option(metavar="N", help="Use this many test images.")]

@@ -48,6 +48,9 @@ class Sections:
         """The head of the page: the run's name, and what it is."""
         config, path = self.contents.config, self.run.path
         norm, eps = config.threat.norm, config.threat.eps
+        network = "one network, trained alone (mode: student)"
+        if self.contents.is_supernet:
+            network = f"supernet of family {config.supernet.family}"
         data = config.data.name + (f", {config.data.limit} images" if config.data.limit else "")
         with suppress(UserError, OSError):  # the images are not on this machine
             images = self.contents.data
@@ -55,14 +58,11 @@ class Sections:
         rows = [
             ("data", data),
             ("threat model", f"{norm}, eps {eps:.4g}, pixel values in [0, 1]"),
-            ("trained", f"{' -> '.join(f'{p.name} ({p.epochs} epochs, {p.objective.name})' for p in config.phases)}"),
+            ("trained", " -> ".join(f"{p.name} ({p.epochs} epochs, {p.objective.name})" for p in config.phases)),
+            ("network", network),
         ]
-        if self.contents.is_supernet:
-            rows.append(("network", f"supernet of family {config.supernet.family}"))
-        else:
-            rows.append(("network", "one network, trained alone (mode: student)"))
-        if self.contents.family is not None and self.contents.is_supernet:
-            space = self.contents.family.space()
+        space = self.contents.space
+        if space is not None and self.contents.is_supernet:
             costs = [space.cost(end) for end in (space.smallest(), space.largest())]
             count = f"{space.size:,}" if space.size < 10**9 else f"{space.size:.2g}"
             ends = ", ".join(
@@ -93,23 +93,18 @@ class Sections:
 
     def students(self) -> str:
         """The students that were extracted, and the ends of the space, as pictures of their stages."""
-        decisions = self.contents.decisions
-        shown: list[tuple[str, Student]] = []
+        by_architecture: dict[str, list[Student]] = {}
         missing = ""
         try:
             for student in self.contents.extracted:
-                same = [index for index, (_, other) in enumerate(shown) if other.architecture == student.architecture]
-                if same:
-                    title, other = shown[same[0]]
-                    shown[same[0]] = (f"{title}, {student.name}", other)
-                else:
-                    shown.append((student.name, student))
+                by_architecture.setdefault(student.key, []).append(student)
         except UserError as error:
             missing = html.paragraph(str(error), "missing")
+        shown = [(", ".join(one.name for one in same), same[0]) for same in by_architecture.values()]
         if len(shown) > MOST_PICTURES:
             shown = [shown[round(i * (len(shown) - 1) / (MOST_PICTURES - 1))] for i in range(MOST_PICTURES)]
-        if self.contents.family is not None and self.contents.is_supernet:
-            space = self.contents.family.space()
+        space = self.contents.space
+        if space is not None and self.contents.is_supernet:
             for title, end in (("the smallest of the space", space.smallest()), ("the largest", space.largest())):
                 cost = space.cost(end)
                 costs = {"multiply_adds": cost.multiply_adds, "parameters": cost.parameters}
@@ -120,7 +115,7 @@ class Sections:
             "student (dashed outline); an empty outline is a block that the student leaves out. Numbers below are the "
             "other decisions, such as the side of a kernel or the number of heads."
         )
-        if not decisions:
+        if not self.contents.decisions:
             legend = "Nothing varies between these students, or their family is not known; so there is nothing to draw."
         return missing + html.paragraph(legend) + f'<div class="students">{pictures}</div>' + self._alone()
 
