@@ -14,13 +14,14 @@ from proard.runs.checkpoint import load_checkpoint
 from proard.runs.energy import EnergyMeter
 from proard.runs.run import Run
 
+LEARNING_RATE = 0.1  # relative to that of the run's last phase
+
 
 def finetune(
     student: str | Path,
     epochs: int,
     *,
     run: str | Path | None = None,
-    learning_rate_factor: float = 0.1,
     formats: Sequence[str] = (),
     quiet: bool = False,
 ) -> MeasuredStudent:
@@ -30,7 +31,6 @@ def finetune(
         student: its directory; replaced only when the new one is complete.
         epochs: how many, at least 1.
         run: that it was cut from; default the newest.
-        learning_rate_factor: of the run's last phase's learning rate, in (0, 1].
         formats: beside those that are always written.
         quiet: plain lines instead of a progress bar.
 
@@ -49,7 +49,7 @@ def finetune(
         update={
             "name": "finetune",
             "epochs": epochs,
-            "learning_rate": last.learning_rate * learning_rate_factor,
+            "learning_rate": last.learning_rate * LEARNING_RATE,
             "warmup_epochs": 0.0,
         }
     )

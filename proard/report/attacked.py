@@ -138,18 +138,15 @@ class Attacked:
             for name, end in ends.items()
         ]
 
-    def shown(self, seconds: float = SECONDS) -> list[Shown]:
+    def shown(self) -> list[Shown]:
         """Some test images, attacked for each victim by itself; up to half of them such that the attack broke.
-
-        Args:
-            seconds: after which no further images are looked at.
 
         Raises:
             UserError: the images, or the networks, cannot be read.
         """
         start, seen = time.perf_counter(), list[Shown]()
         for images, labels in self._batches(SHOWN, LOOKED_AT * SHOWN):
-            if seen and time.perf_counter() - start > seconds:
+            if seen and time.perf_counter() - start > SECONDS:
                 break
             columns = [self._outcomes(victim, images, labels) for victim in self.victims]
             rows = zip(images.cpu(), labels.tolist(), *columns, strict=True)

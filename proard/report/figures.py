@@ -62,14 +62,14 @@ def front_plot(candidates: Sequence[Student], students: Sequence[Student], cost:
     scores = next(student.validation for student in known if student.validation)
     if len(known) > len(best):
         name = "measured, robust" if searched else "validated, robust"
-        data.append(_scatter(name, known, cost, "robust", mode="markers", opacity=0.35, size=5))
+        data.append(_scatter(name, known, cost, "robust", opacity=0.35, size=5))
     most = max(student.costs[cost] for student in known)
-    data.append(_to_the_right(_scatter("best within a budget, robust", best, cost, "robust", shape="hv"), most))
-    data.append(_to_the_right(_scatter("the same students, clean", best, cost, "clean", shape="hv"), most))
+    data.append(_to_the_right(_scatter("best within a budget, robust", best, cost, "robust"), most))
+    data.append(_to_the_right(_scatter("the same students, clean", best, cost, "clean"), most))
     for alone, label, symbol in ((False, "extracted", "diamond"), (True, "trained alone", "x")):
         group = [student for student in students if student.alone == alone and student.test and cost in student.costs]
         data += [
-            _scatter(f"{label}, {what} (test)", group, cost, what, test=True, symbol=symbol)
+            _scatter(f"{label}, {what} (test)", group, cost, what, test=True, symbol=symbol, size=10)
             for what in ("robust", "clean")
             if group
         ]
@@ -97,32 +97,26 @@ def front_plot(candidates: Sequence[Student], students: Sequence[Student], cost:
 
 
 def _scatter(
-    name: str,
-    students: Sequence[Student],
-    cost: str,
-    what: str,
-    *,
-    mode: str = "lines+markers",
-    opacity: float = 1.0,
-    size: int = 7,
-    shape: str = "linear",
-    test: bool = False,
-    symbol: str = "circle",
+    name: str, students: Sequence[Student], cost: str, what: str, *, test: bool = False, **marker: Any
 ) -> dict[str, Any]:
-    """A trace of students: one of their accuracies on one split over a cost."""
+    """A trace of students: one of their accuracies on one split over a cost.
+
+    Markers of a style of their own stand by themselves; others are joined by steps: up to the next student, each is the
+    best within a budget.
+    """
     scores = [student.test if test else student.validation for student in students]
     colour = ROBUST if what == "robust" else CLEAN
     values = [100 * getattr(score, what) for score in scores]
     trace: dict[str, Any] = {
         "type": "scatter",
         "name": name,
-        "mode": "markers" if test else mode,
+        "mode": "markers" if marker else "lines+markers",
         "x": [student.costs[cost] for student in students],
         "y": values,
         "text": [hover(student) for student in students],
         "hovertemplate": f"%{{text}}<br><b>{what} %{{y:.1f}} %</b><extra>{escape(name)}</extra>",
-        "marker": {"color": colour, "size": 10 if test else size, "symbol": symbol, "opacity": opacity},
-        "line": {"color": colour, "shape": shape, "width": 2, "dash": "solid" if what == "robust" else "dot"},
+        "marker": {"color": colour, "size": 7, **marker},
+        "line": {"color": colour, "shape": "hv", "width": 2, "dash": "solid" if what == "robust" else "dot"},
     }
     if test and all(score is not None and score.intervals for score in scores):
         ends = [score.intervals[what] for score in scores if score is not None and score.intervals]
