@@ -112,12 +112,7 @@ def _writable(folder: Path) -> Path:
 
 
 class Extractor(TrainedRun):
-    """Cuts students out of a trained run; labels measured for one budget are used for the next.
-
-    Args:
-        run: with a checkpoint.
-        quiet: no progress bar.
-    """
+    """Cuts students out of a trained run; labels measured for one budget are used for the next."""
 
     def __init__(self, run: Run, quiet: bool = False) -> None:
         super().__init__(run)

@@ -83,11 +83,7 @@ class Curve:
 
 
 class Attacked:
-    """The two ends of a run, under its evaluation attack.
-
-    Args:
-        contents: the run.
-    """
+    """The two ends of a run, under its evaluation attack."""
 
     def __init__(self, contents: RunContents) -> None:
         self.contents = contents

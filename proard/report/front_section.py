@@ -35,11 +35,7 @@ CONTROL = """
 
 
 def choice(contents: RunContents, plots: Plots) -> tuple[str, dict[str, Any]]:
-    """The section in HTML, and what the page's script needs to choose.
-
-    Args:
-        contents: the run.
-        plots: of the page; the figures are added.
+    """The section in HTML, and what the page's script needs to choose; its figures are added to ``plots``.
 
     Raises:
         UserError: there is nothing to choose from.

@@ -26,10 +26,7 @@ MOST_PICTURES = 12
 
 
 class Sections:
-    """The sections in HTML, and what the page's script needs for them.
-
-    Args:
-        contents: the run.
+    """The sections of a run in HTML, and what the page's script needs for them.
 
     Attributes:
         data: for the script; complete when all sections were asked for.
