@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from string import Template
 from typing import Any
 
 from proard.common import html
@@ -14,24 +16,6 @@ from proard.report.figures import front_plot, scored
 from proard.report.plots import Plots, percent
 from proard.report.run_contents import BUDGETS, COSTS, RunContents, Student, best_within
 from proard.supernet import Decision
-
-CONTROL = """
-<div class="budget" id="budget">
-<div class="controls">
-<label>budget of <select id="budget-cost">{options}</select></label>
-<label class="wide">from the smallest to the largest
-<input type="range" id="budget-slider" min="0" max="1000" step="5" value="500"></label>
-<label>or a number, such as 100M
-<input type="text" id="budget-text" autocomplete="off" spellcheck="false"></label>
-</div>
-<div id="chosen" aria-live="polite">
-<p><strong id="chosen-name"></strong></p>
-<div id="chosen-picture"></div>
-<dl class="facts" id="chosen-facts"></dl>
-</div>
-<div class="command" id="command-row"><pre><code id="command"></code></pre>
-<button type="button" id="copy">Copy</button> <span id="copied" role="status"></span></div>
-</div>"""
 
 
 def choice(contents: RunContents, plots: Plots) -> tuple[str, dict[str, Any]]:
@@ -59,9 +43,10 @@ def choice(contents: RunContents, plots: Plots) -> tuple[str, dict[str, Any]]:
         )
     first, plot = next(iter(drawn.items()))
     tables = (html.details(f"Best students by {COSTS[c]}", html.table(p.head, p.rows)) for c, p in drawn.items())
+    control = Template((files(__package__) / "budget.html").read_text(encoding="utf-8"))
     inside = (
         html.paragraph(f"Costs are per image; 1 multiply-add = 1 FLOP. {how}")
-        + CONTROL.format(options="".join(f'<option value="{cost}">{COSTS[cost]}</option>' for cost in best))
+        + control.substitute(options="".join(f'<option value="{cost}">{COSTS[cost]}</option>' for cost in best))
         + plots.figure(plot, f"front-{first}", "front-plot")
         + "".join(tables)
     )
