@@ -79,7 +79,7 @@ def test_wheel(wheel_contents):
     assert (wheel_contents / "proard" / "py.typed").is_file()
     modules = {path.relative_to(ROOT) for path in (ROOT / "proard").rglob("*.py")}
     assert modules == {path.relative_to(wheel_contents) for path in (wheel_contents / "proard").rglob("*.py")}
-    for name in ("page.html", "page.css", "page.js"):  # of `proard report`
+    for name in ("page.html", "budget.html", "page.css", "page.js"):  # of `proard report`
         place = Path("proard", "report", name)
         assert (wheel_contents / place).read_bytes() == (ROOT / place).read_bytes()
 

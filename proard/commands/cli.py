@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from typing import Annotated
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from typing import Annotated, Any
 
 import typer
 
@@ -47,14 +47,9 @@ def _main(
     pass
 
 
-@contextmanager
-def _work(as_json: bool = False) -> Iterator[None]:
+def _work(as_json: bool) -> AbstractContextManager[Any]:
     """Whatever is printed while a command works, before it prints its result, is no part of JSON."""
-    if not as_json:
-        yield
-        return
-    with redirect_stdout(sys.stderr):
-        yield
+    return redirect_stdout(sys.stderr) if as_json else nullcontext()
 
 
 @app.command()
@@ -148,12 +143,9 @@ def extract(
     """Cut the best student for each budget out of a trained supernet; a run of one network needs no budget."""
     from proard.commands.extract import extract
     from proard.commands.finetune import finetune as finetune_student
-    from proard.commands.finetune import require_epochs
     from proard.commands.printing import print_students
     from proard.export.hub import push_all, repository_name
 
-    if finetune is not None:
-        require_epochs(finetune)
     repository = repository_name(push) if push else None  # what is missing for it shows before the work, not after
     with _work(as_json):
         students = extract(

@@ -137,7 +137,8 @@ def evaluate(
     folders = _student_directories(Path(path))
     where = resolve_device(device)
     meter = _meter(Path(path))
-    evaluator = _Evaluator(attacks, limit, data_root, where, check, diagnose, teacher, quiet)
+    compared = None if teacher is None else _teacher(teacher)
+    evaluator = _Evaluator(attacks, limit, data_root, where, check, diagnose, compared, quiet)
     with meter or nullcontext():
         return Results(evaluator(folder) for folder in folders)
 
@@ -157,7 +158,7 @@ class _Evaluator:
     device: torch.device
     check: bool
     diagnose: bool
-    teacher: str | None
+    teacher: TeacherConfig | None
     quiet: bool
     loaded: dict[DataConfig, DataSplits] = field(default_factory=dict)
     teachers: dict[DataConfig, ExternalTeacher] = field(default_factory=dict)
@@ -182,8 +183,13 @@ class _Evaluator:
                 f"student {folder}: the data {settings.name} at {settings.root} have other classes than its card"
             )
         if self.teacher is not None and settings not in self.teachers:
-            self.teachers[settings] = named_teacher(
-                self.teacher, data, data_name=settings.name, norm=threat.norm, device=self.device
+            self.teachers[settings] = load_teacher(
+                self.teacher,
+                data.class_names,
+                data.input_shape,
+                data_name=settings.name,
+                norm=threat.norm,
+                device=self.device,
             )
         size = recorded_limit if self.limit is None else self.limit
         by_name = {attack.name: attack for attack in chosen}
@@ -266,19 +272,8 @@ def _student_directories(path: Path) -> list[Path]:
     raise UserError(f"{path}: neither a student directory (with {CARD}) nor a run directory (with config.yaml)")
 
 
-def named_teacher(text: str, data: DataSplits, *, data_name: str, norm: str, device: torch.device) -> ExternalTeacher:
-    """Load a teacher by its source alone, or by a section ``teacher:`` of a configuration in braces.
-
-    Args:
-        text: such as a student directory, ``robustbench:NAME``, or ``{source: weights.pt, architecture: resnet18}``.
-        data: the images that student and teacher see.
-        data_name: of the data set.
-        norm: of the threat model.
-        device: where it runs.
-
-    Raises:
-        UserError: not a source, or a teacher that cannot be loaded or does not fit the images.
-    """
+def _teacher(text: str) -> TeacherConfig:
+    """What ``--teacher`` says: a source alone, or ``{source: weights.pt, architecture: resnet18}`` in braces."""
     in_braces = text.lstrip().startswith("{")
     try:
         config = TeacherConfig.model_validate(yaml.safe_load(text) if in_braces else text)
@@ -296,4 +291,4 @@ def named_teacher(text: str, data: DataSplits, *, data_name: str, norm: str, dev
         raise UserError(f"--teacher {text}: {message}") from None
     if config.source is None:
         raise UserError(f"--teacher {text}: name a student directory, a file, timm:NAME or robustbench:NAME")
-    return load_teacher(config, data.class_names, data.input_shape, data_name=data_name, norm=norm, device=device)
+    return config

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Literal
 
 import torch
@@ -19,8 +19,6 @@ from proard.common.errors import UserError
 from proard.common.progress import Progress
 from proard.common.registry import import_modules
 from proard.common.terminal import warn
-from proard.config import Config
-from proard.data import DataSplits
 from proard.evaluation.accuracy import Measurement, measure, work
 from proard.evaluation.latency import LatencyTable, latency_card, measure_latency, with_latency
 from proard.evaluation.latency.limits import TABLE
@@ -36,6 +34,8 @@ from proard.search.labeller import Labeller
 from proard.search.selection import Label, Prefer, choose, preference
 from proard.supernet import Architecture, Family, SearchSpace
 from proard.supernet.budgets import Budget, Limits, budgets_of, no_budget
+
+QUANTISATION_IMAGES = 256  # of the validation split, for the ranges of activations
 
 
 def extract(
@@ -102,23 +102,17 @@ def extract(
 
 def _writable(folder: Path) -> Path:
     """The folder, made if need be; refused now rather than after the measurements."""
-    reason = "no permission to write there"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
     except OSError as error:
         reason = error.strerror or str(error)
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"students {folder}: cannot be written ({reason}); choose another folder with --out")
+        raise UserError(f"students {folder}: cannot be written ({reason}); choose another folder with --out") from error
     return folder
 
 
 class Extractor(TrainedRun):
-    """Cuts students out of a trained run; labels measured for one budget are used for the next.
-
-    Args:
-        run: with a checkpoint.
-        quiet: no progress bar.
-    """
+    """Cuts students out of a trained run; labels measured for one budget are used for the next."""
 
     def __init__(self, run: Run, quiet: bool = False) -> None:
         super().__init__(run)
@@ -155,14 +149,12 @@ class Extractor(TrainedRun):
 
         From the measured front, if that comes near the limits; else by measuring, with the front to begin from.
         """
-        before = len(self.labels)
         if self.front is not None:
-            if self.front.covers(limits, self.space.cost):
-                point = self.front.choose(limits, prefer, self.space.cost)
-                if point is not None:
-                    return point.architecture, self._selection("front", prefer, point.label, 0)
-            self.labels.update({point.architecture: point.label for point in self.front.measured})
-            before = len(self.labels)
+            near = self.front.covers(limits, self.space.cost)
+            if near and (point := self.front.choose(limits, prefer, self.space.cost)):
+                return point.architecture, self._selection("front", prefer, point.label, 0)
+            self.labels |= {point.architecture: point.label for point in self.front.measured}
+        before = len(self.labels)
         architecture = self.choose(limits, prefer)
         method = "measuring" if self.front is None else "front and measuring"
         return architecture, self._selection(method, prefer, self.labels[architecture], len(self.labels) - before)
@@ -245,10 +237,22 @@ class Extractor(TrainedRun):
             timing = measure_latency(network, self.data.input_shape, execution)
             card["latency"] = latency_card(self._table, architecture, timing, execution)
         card["energy"] = known_energy(self.run.energy)
-        checks = None
-        if split == "test":
-            checks = format_checks(self.config, self.data, self.device, attack, self.static_batch)
+        checks = self._format_checks(attack) if split == "test" else None
         return MeasuredStudent(path, write_student(path, network, card, formats, checks, self.quiet))
+
+    def _format_checks(self, attack: Attack) -> FormatChecks:
+        """What the files of a student are quantised with (validation images), and measured on (test images)."""
+        evaluation, seed, shape = self.config.evaluation, self.config.seed, self.data.input_shape
+        count = min(evaluation.format_images, evaluation.limit or evaluation.format_images)
+        calibration = self.data.validation.subset(QUANTISATION_IMAGES, seed)
+        return FormatChecks(
+            torch.cat([images for images, _ in evaluation_batches(calibration, shape, torch.device("cpu"))]),
+            list(evaluation_batches(self.data.test.subset(count, seed), shape, self.device)),
+            attack,
+            seed,
+            evaluation.square_queries,
+            self.static_batch,
+        )
 
     def _card(self, architecture: Architecture, result: Measurement, attack: Attack) -> dict[str, Any]:
         threat = attack.threat
@@ -281,27 +285,6 @@ def _budget(budgets: Sequence[Budget]) -> dict[str, Any]:
         return rows[0]
     joined = {key: " + ".join(str(row[key]) for row in rows) for key in ("kind", "text")}
     return {"kind": joined["kind"], "limit": None, "text": joined["text"], "all": rows}
-
-
-QUANTISATION_IMAGES = 256  # of the validation split, for the ranges of activations
-
-
-def format_checks(
-    config: Config, data: DataSplits, device: torch.device, attack: Attack, static_batch: int | None = None
-) -> FormatChecks:
-    """What the files of a student are quantised with (validation images), and measured on (test images)."""
-    evaluation = config.evaluation
-    count = min(evaluation.format_images, evaluation.limit or evaluation.format_images)
-    calibration = data.validation.subset(QUANTISATION_IMAGES, config.seed)
-    images = [batch for batch, _ in evaluation_batches(calibration, data.input_shape, torch.device("cpu"))]
-    return FormatChecks(
-        torch.cat(images),
-        list(evaluation_batches(data.test.subset(count, config.seed), data.input_shape, device)),
-        attack,
-        config.seed,
-        evaluation.square_queries,
-        static_batch,
-    )
 
 
 def find_table(run: Run, family: Family, path: str | Path | None = None) -> LatencyTable:

@@ -14,13 +14,14 @@ from proard.runs.checkpoint import load_checkpoint
 from proard.runs.energy import EnergyMeter
 from proard.runs.run import Run
 
+LEARNING_RATE = 0.1  # relative to that of the run's last phase
+
 
 def finetune(
     student: str | Path,
     epochs: int,
     *,
     run: str | Path | None = None,
-    learning_rate_factor: float = 0.1,
     formats: Sequence[str] = (),
     quiet: bool = False,
 ) -> MeasuredStudent:
@@ -30,14 +31,14 @@ def finetune(
         student: its directory; replaced only when the new one is complete.
         epochs: how many, at least 1.
         run: that it was cut from; default the newest.
-        learning_rate_factor: of the run's last phase's learning rate, in (0, 1].
         formats: beside those that are always written.
         quiet: plain lines instead of a progress bar.
 
     Raises:
         UserError: fewer than one epoch, or a student of another run.
     """
-    require_epochs(epochs)
+    if epochs < 1:
+        raise UserError(f"--finetune {epochs}: must be at least 1 epoch")
     directory, folder = Run.find(run), Path(student)
     config = directory.config()
     card = read_card(folder)
@@ -48,7 +49,7 @@ def finetune(
         update={
             "name": "finetune",
             "epochs": epochs,
-            "learning_rate": last.learning_rate * learning_rate_factor,
+            "learning_rate": last.learning_rate * LEARNING_RATE,
             "warmup_epochs": 0.0,
         }
     )
@@ -59,13 +60,3 @@ def finetune(
     about = {"budget": card["budget"], "selection": card["selection"], "finetuned_epochs": epochs}
     with EnergyMeter(config.energy, directory.energy, "finetune"):
         return train_alone(settings, place, folder, quiet, about, formats)
-
-
-def require_epochs(epochs: int) -> None:
-    """Refuse fewer than one.
-
-    Raises:
-        UserError: fewer.
-    """
-    if epochs < 1:
-        raise UserError(f"--finetune {epochs}: must be at least 1 epoch")

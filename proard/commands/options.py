@@ -42,31 +42,41 @@ RUNTIMES = ("eager", "export", "onnxruntime")
 FAMILIES = ("mobilenetv2", "mobilenetv3", "proxyless", "resnet", "resnet50", "timm", "vit")
 
 
-def among(names: Iterable[str]) -> Callable[[str], list[str]]:
-    """A completion with those of the names that begin as the word does."""
+Completion = Callable[[str], list[str]]  # from what was typed to the words that it may become
+
+
+def completion(candidates: Callable[[str], Iterable[str | Path]]) -> Completion:
+    """A completion with those of the candidates that begin as the word does."""
 
     def complete(incomplete: str) -> list[str]:
-        return [name for name in names if name.startswith(incomplete)]
+        return [name for name in map(str, candidates(incomplete)) if name.startswith(incomplete)]
 
     return complete
 
 
-def packaged(incomplete: str) -> list[str]:
-    """A completion with the packaged configurations."""
+def among(names: Iterable[str]) -> Completion:
+    """A completion with these names."""
+    return completion(lambda _: names)
+
+
+@completion
+def packaged(_: str) -> Iterable[str]:
+    """The packaged configurations."""
     from proard.config import packaged_configs
 
-    return [name for name in packaged_configs() if name.startswith(incomplete)]
+    return packaged_configs()
 
 
-def configs(incomplete: str) -> list[str]:
-    """A completion with the packaged configurations, and YAML files."""
+@completion
+def configs(incomplete: str) -> list[str | Path]:
+    """The packaged configurations, and YAML files."""
     folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
-    files = [path for path in _entries(folder) if path.suffix in (".yaml", ".yml")]
-    return [*packaged(incomplete), *(name for name in map(str, files) if name.startswith(incomplete))]
+    return [*packaged(incomplete), *sorted(folder.glob("*.yaml")), *sorted(folder.glob("*.yml"))]
 
 
+@completion
 def overrides(incomplete: str) -> list[str]:
-    """A completion with keys of a configuration, one level at a time, and the families behind ``supernet.family=``."""
+    """Keys of a configuration, one level at a time, and the families behind ``supernet.family=``."""
     from pydantic import BaseModel
 
     from proard.common.registry import is_model
@@ -74,7 +84,7 @@ def overrides(incomplete: str) -> list[str]:
 
     key = "supernet.family="
     if incomplete.startswith(key):
-        return [key + name for name in FAMILIES if name.startswith(incomplete[len(key) :])]
+        return [key + name for name in FAMILIES]
     *parents, _ = incomplete.split(".")
     section: type[BaseModel] = Config
     for name in parents:
@@ -82,29 +92,23 @@ def overrides(incomplete: str) -> list[str]:
         if not is_model(kind):
             return []
         section = kind
-    found = []
-    for name, field in section.model_fields.items():
-        found.append(".".join([*parents, name]) + ("." if is_model(field.annotation) else "="))
-    return [name for name in found if name.startswith(incomplete)]
+    return [
+        ".".join([*parents, name]) + ("." if is_model(field.annotation) else "=")
+        for name, field in section.model_fields.items()
+    ]
 
 
-def runs(incomplete: str) -> list[str]:
-    """A completion with the run directories in ``runs/``."""
-    found = [path.parent for path in sorted(Path("runs").glob("*/config.yaml"))]
-    return [name for name in map(str, found) if name.startswith(incomplete)]
+@completion
+def runs(_: str) -> list[Path]:
+    """The run directories in ``runs/``."""
+    return [file.parent for file in sorted(Path("runs").glob("*/config.yaml"))]
 
 
-def students(incomplete: str) -> list[str]:
-    """A completion with the student directories of the runs in ``runs/``, and those runs."""
-    found = [path.parent for path in sorted(Path("runs").glob("*/students/*/student.json"))]
-    return [*(name for name in map(str, found) if name.startswith(incomplete)), *runs(incomplete)]
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError:
-        return []
+@completion
+def students(incomplete: str) -> list[str | Path]:
+    """The student directories of the runs in ``runs/``, and those runs."""
+    found = [file.parent for file in sorted(Path("runs").glob("*/students/*/student.json"))]
+    return [*found, *runs(incomplete)]
 
 
 # Of more than one command
@@ -167,12 +171,10 @@ def takes_budgets(*kinds: str, repeatable: bool = True) -> Callable[[Callable[..
 # train
 
 ConfigName = Annotated[
-    str | None,
-    typer.Option(metavar="NAME|PATH", help="A file, or a packaged configuration.", autocompletion=configs),
+    str | None, typer.Option(metavar="NAME|PATH", help="A file, or a packaged configuration.", autocompletion=configs)
 ]
 Set = Annotated[
-    list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.", autocompletion=overrides),
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.", autocompletion=overrides)
 ]
 NewRun = Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write; default runs/<config>-<time>.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
@@ -197,11 +199,7 @@ Together = Annotated[bool, typer.Option("--and", help="One student that keeps al
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write; default the run's students/.")]
 PreferOption = Annotated[
     str,
-    typer.Option(
-        metavar="robust|clean|balanced",
-        help="Which accuracy decides.",
-        autocompletion=among(PREFERENCES),
-    ),
+    typer.Option(metavar="robust|clean|balanced", help="Which accuracy decides.", autocompletion=among(PREFERENCES)),
 ]
 FormatOption = Annotated[
     list[str],
@@ -216,7 +214,7 @@ StaticBatch = Annotated[
     int | None, typer.Option(metavar="N", help="The one batch size that ONNX files take; default any.")
 ]
 Finetune = Annotated[
-    int | None, typer.Option(metavar="EPOCHS", help="Then train the student alone for some more epochs.")
+    int | None, typer.Option(metavar="EPOCHS", min=1, help="Then train the student alone for some more epochs.")
 ]
 Push = Annotated[
     str | None,
@@ -232,14 +230,8 @@ UnfairEpochs = Annotated[
 # profile
 
 BatchSize = Annotated[int, typer.Option(metavar="N", help="Images at once.")]
-Dtype = Annotated[
-    str,
-    typer.Option(help="float32, bfloat16 or float16.", autocompletion=among(DTYPES)),
-]
-Runtime = Annotated[
-    str,
-    typer.Option(help="eager, export or onnxruntime.", autocompletion=among(RUNTIMES)),
-]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.", autocompletion=among(DTYPES))]
+Runtime = Annotated[str, typer.Option(help="eager, export or onnxruntime.", autocompletion=among(RUNTIMES))]
 Threads = Annotated[int | None, typer.Option(metavar="N", help="Default what PyTorch chooses.")]
 TableFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Default latency.json in the run directory.")]
 
@@ -248,17 +240,13 @@ TableFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Default la
 Evaluated = Annotated[
     Path,
     typer.Argument(
-        metavar="STUDENT_DIR|RUN_DIR",
-        help="A student, or a run for all of its students.",
-        autocompletion=students,
+        metavar="STUDENT_DIR|RUN_DIR", help="A student, or a run for all of its students.", autocompletion=students
     ),
 ]
 AttackOption = Annotated[
     list[str],
     typer.Option(
-        metavar="NAME",
-        help="fgsm, pgd20, square1000, autoattack ...; repeatable.",
-        autocompletion=among(ATTACKS),
+        metavar="NAME", help="fgsm, pgd20, square1000, autoattack ...; repeatable.", autocompletion=among(ATTACKS)
     ),
 ]
 TestLimit = Annotated[int | None, typer.Option(metavar="N", help="Use this many test images.")]

@@ -13,7 +13,7 @@ from proard.runs.run import Run, read_metrics
 from proard.runs.savings import HEAD, compared
 from proard.search.front import HEAD as FRONT_HEAD
 from proard.search.front import MOST_ROWS, Front, table_rows
-from proard.search.predictor import TARGETS
+from proard.search.predictor import comparison_rows, verified_in_words
 from proard.search.searcher import SearchResult
 
 if TYPE_CHECKING:
@@ -181,7 +181,10 @@ def search_summary(result: SearchResult) -> list[str]:
         f"eps {attack['threat']['eps']:.3g}",
     ]
     if "predictor" in report:
-        lines += ["", *_predictor(report["predictor"]), *_verified(report["verified"])]
+        lines += ["", "held-out Kendall tau and mean absolute error in points; * is used"]
+        lines += table(comparison_rows(report))
+        if checked := verified_in_words(report):
+            lines.append(f"checked: {checked}")
     else:
         lines.append("         every student was measured, or too few to predict others")
     best = front.best(("multiply_adds",))
@@ -208,23 +211,3 @@ def budget_on_front(front: Front) -> str:
     """A budget for which the front has something to choose, for an example."""
     best = front.best(("multiply_adds",))
     return short(best[len(best) // 2].cost.multiply_adds, up=True)
-
-
-def _predictor(predictor: dict[str, Any]) -> list[str]:
-    """How each regressor did on labels that it had not seen; a star marks the one that is used."""
-    rows = []
-    for name in predictor[TARGETS[0]]["compared"]:
-        row = {"predictor": name}
-        for target in TARGETS:
-            held_out, star = predictor[target]["compared"][name], predictor[target]["chosen"] == name
-            row[f"{target} tau"] = f"{held_out['tau']:.2f}{'*' if star else ''}"
-            row[f"{target} error"] = f"{100 * held_out['error']:.1f}"
-        rows.append(row)
-    return ["held-out Kendall tau and mean absolute error in points; * is used", *table(rows)]
-
-
-def _verified(verified: dict[str, Any]) -> list[str]:
-    if not verified["students"]:
-        return []
-    errors = ", ".join(f"{target} {100 * verified[f'{target}_error']:.1f}" for target in TARGETS)
-    return [f"checked: {verified['students']} of the predicted front; mean error in points: {errors}"]

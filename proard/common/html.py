@@ -9,7 +9,8 @@ from html import escape
 
 def paragraph(text: str, kind: str = "") -> str:
     """A paragraph, in HTML, of a class of the style."""
-    return f"<p{_class(kind)}>{escape(text)}</p>"
+    of_class = f' class="{escape(kind)}"' if kind else ""
+    return f"<p{of_class}>{escape(text)}</p>"
 
 
 def block(*parts: str) -> str:
@@ -44,15 +45,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def details(title: str, inside: str, *, is_open: bool = False) -> str:
+def details(title: str, inside: str) -> str:
     """Something that opens on request; ``inside`` is HTML."""
-    return f"<details{' open' if is_open else ''}><summary>{escape(title)}</summary>{inside}</details>"
+    return f"<details><summary>{escape(title)}</summary>{inside}</details>"
 
 
 def preformatted(text: str) -> str:
     """A text that keeps its line ends."""
     return f"<pre>{escape(text)}</pre>"
-
-
-def _class(name: str) -> str:
-    return f' class="{escape(name)}"' if name else ""

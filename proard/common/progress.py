@@ -1,8 +1,7 @@
 """How far a long task is: a bar with the time left on a terminal, else a line now and then.
 
-The lines are log messages of level INFO of the logger ``proard.common.progress``. The command line shows
-them; for a program
-that calls the library they are silent unless it wants them.
+The lines are log messages of level INFO of the logger ``proard.common.progress``. The command line shows them; for a
+program that calls the library they are silent unless it wants them.
 """
 
 from __future__ import annotations

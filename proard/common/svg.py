@@ -56,20 +56,21 @@ def stages(decisions: Sequence[Choice], architecture: Mapping[str, float]) -> di
     Works for any family: a decision's name says where it is (``stage1.block2.expand``) and its kind what it does. A
     width counts for everything below its place; a depth shows in the blocks that are present.
     """
-    places: dict[str, list[Choice]] = {}
+    places: dict[tuple[str, ...], list[Choice]] = {}
     for decision in decisions:
-        places.setdefault(decision.name.rpartition(".")[0], []).append(decision)
+        places.setdefault(tuple(decision.name.split(".")[:-1]), []).append(decision)
     widths = {place: decision for place, group in places.items() for decision in group if decision.kind == "width"}
     found: dict[str, list[Bar]] = {}
     for place, group in places.items():
         own = [decision for decision in group if decision.kind != "depth"]
-        inside = any(other != place and _within(other, place) for other in places)
+        inside = any(other != place and other[: len(place)] == place for other in places)
         if not own or (inside and all(decision.kind == "width" for decision in own)):
             continue
         bar = Bar(present=all(decision.name in architecture for decision in own))
-        nearest = [widths[above] for above in _upwards(place) if above in widths]
-        if nearest and nearest[0].name in architecture:
-            bar.width = architecture[nearest[0].name] / nearest[0].choices[-1]
+        upwards = (place[:count] for count in range(len(place), -1, -1))
+        nearest = next((widths[above] for above in upwards if above in widths), None)
+        if nearest is not None and nearest.name in architecture:
+            bar.width = architecture[nearest.name] / nearest.choices[-1]
         for decision in own:
             if decision.kind == "width" or decision.name not in architecture:
                 continue
@@ -77,7 +78,7 @@ def stages(decisions: Sequence[Choice], architecture: Mapping[str, float]) -> di
                 bar.expand = architecture[decision.name] / decision.choices[-1]
             else:
                 bar.notes.append(f"{architecture[decision.name]:g}")
-        found.setdefault(stage_of(place), []).append(bar)
+        found.setdefault(stage_of(".".join(place)), []).append(bar)
     return found
 
 
@@ -137,17 +138,6 @@ def _rectangle(kind: str, left: float, width: float, height: float) -> str:
 def _text(kind: str, middle: float, line: int, text: str) -> str:
     """A text in a line below the ground line, counted from 0."""
     return f'<text class="{kind}" x="{middle:.1f}" y="{1 + HEIGHT + LINE * (line + 1):.1f}">{escape(text)}</text>'
-
-
-def _within(place: str, other: str) -> bool:
-    """Whether a place is ``other``, or below it."""
-    return not other or place == other or place.startswith(f"{other}.")
-
-
-def _upwards(place: str) -> list[str]:
-    """The place and all above it, nearest first."""
-    parts = place.split(".") if place else []
-    return [".".join(parts[:count]) for count in range(len(parts), -1, -1)]
 
 
 def stage_of(place: str) -> str:

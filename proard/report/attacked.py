@@ -19,7 +19,7 @@ from proard.evaluation.accuracy import Accuracy, evaluation_mode
 from proard.evaluation.fast_copy import fast_copy
 from proard.evaluation.transfer.curve import Cascade
 from proard.export.student_directory import load_student
-from proard.report.run_contents import RunContents, Student
+from proard.report.run_contents import RunContents
 from proard.runs import components
 
 SHOWN = 6  # images
@@ -83,11 +83,7 @@ class Curve:
 
 
 class Attacked:
-    """The two ends of a run, under its evaluation attack.
-
-    Args:
-        contents: the run.
-    """
+    """The two ends of a run, under its evaluation attack."""
 
     def __init__(self, contents: RunContents) -> None:
         self.contents = contents
@@ -120,17 +116,12 @@ class Attacked:
         Raises:
             UserError: neither students nor weights can be read.
         """
-        different: dict[str, Student] = {}
-        for student in self.contents.students:
-            if not student.alone:
-                different.setdefault(str(student.architecture), student)
-        found = list(different.values())
-        if len(found) > 1:
-            found = [found[0], found[-1]]
+        extracted = [student for student in self.contents.students if not student.alone]
+        found = {student.key: student for student in (*extracted[:1], *extracted[-1:])}
         if found and (len(found) > 1 or not self.contents.is_supernet):
             return [
                 Victim(student.name, student.costs["multiply_adds"], load_student(student.folder).to(self.device))
-                for student in found
+                for student in found.values()
                 if student.folder is not None
             ]
         trained = self.contents.trained
@@ -143,18 +134,15 @@ class Attacked:
             for name, end in ends.items()
         ]
 
-    def shown(self, seconds: float = SECONDS) -> list[Shown]:
+    def shown(self) -> list[Shown]:
         """Some test images, attacked for each victim by itself; up to half of them such that the attack broke.
-
-        Args:
-            seconds: after which no further images are looked at.
 
         Raises:
             UserError: the images, or the networks, cannot be read.
         """
         start, seen = time.perf_counter(), list[Shown]()
         for images, labels in self._batches(SHOWN, LOOKED_AT * SHOWN):
-            if seen and time.perf_counter() - start > seconds:
+            if seen and time.perf_counter() - start > SECONDS:
                 break
             columns = [self._outcomes(victim, images, labels) for victim in self.victims]
             rows = zip(images.cpu(), labels.tolist(), *columns, strict=True)

@@ -65,13 +65,10 @@ def _savings(contents: RunContents, plots: Plots) -> str:
 
 
 def _both_ways(found: Savings, plots: Plots) -> str:
-    factor, unit = (1000, "Wh") if found.unit == "kwh" else (1, "s")
-    once, each, alone = (factor * getattr(part, found.unit) for part in (found.once, found.extraction, found.alone))
-    plot = figures.savings_plot(once, each, alone, unit, found.break_even)
     assumptions = "".join(html.paragraph(sentence, "soft") for sentence in found.assumptions)
     return (
         html.paragraph(found.conclusion)
-        + plots.add(plot, "savings")
+        + plots.add(figures.savings_plot(found), "savings")
         + html.table(HEAD, found.rows())
         + html.paragraph("What this assumes:")
         + assumptions

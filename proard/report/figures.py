@@ -11,8 +11,22 @@ from proard.common.svg import in_words
 from proard.common.units import short, short_time
 from proard.evaluation.latency import LatencyTable
 from proard.report.attacked import Curve
-from proard.report.plots import CLEAN, MUTED, ROBUST, SERIES, Plot, line, log_axis, percent, thin
+from proard.report.plots import (
+    CLEAN,
+    MUTED,
+    ROBUST,
+    SERIES,
+    Plot,
+    axis,
+    error_bars,
+    line,
+    log_axis,
+    mark,
+    note,
+    percent,
+)
 from proard.report.run_contents import COSTS, Scores, Student, best_within
+from proard.runs.savings import Savings
 
 
 def scored(scores: Scores | None, name: str) -> str:
@@ -48,14 +62,14 @@ def front_plot(candidates: Sequence[Student], students: Sequence[Student], cost:
     scores = next(student.validation for student in known if student.validation)
     if len(known) > len(best):
         name = "measured, robust" if searched else "validated, robust"
-        data.append(_scatter(name, known, cost, "robust", mode="markers", opacity=0.35, size=5))
+        data.append(_scatter(name, known, cost, "robust", opacity=0.35, size=5))
     most = max(student.costs[cost] for student in known)
-    data.append(_to_the_right(_scatter("best within a budget, robust", best, cost, "robust", shape="hv"), most))
-    data.append(_to_the_right(_scatter("the same students, clean", best, cost, "clean", shape="hv"), most))
+    data.append(_to_the_right(_scatter("best within a budget, robust", best, cost, "robust"), most))
+    data.append(_to_the_right(_scatter("the same students, clean", best, cost, "clean"), most))
     for alone, label, symbol in ((False, "extracted", "diamond"), (True, "trained alone", "x")):
         group = [student for student in students if student.alone == alone and student.test and cost in student.costs]
         data += [
-            _scatter(f"{label}, {what} (test)", group, cost, what, test=True, symbol=symbol)
+            _scatter(f"{label}, {what} (test)", group, cost, what, test=True, symbol=symbol, size=10)
             for what in ("robust", "clean")
             if group
         ]
@@ -70,58 +84,43 @@ def front_plot(candidates: Sequence[Student], students: Sequence[Student], cost:
     if tested:
         summary += f" Diamonds and crosses: student directories, on test images ({tested.where}), with 95 % intervals."
     rows = [
-        [
-            student.name,
-            short(student.costs[cost]),
-            percent(student.validation.clean),
-            percent(student.validation.robust),
-        ]
+        [student.name, short(student.costs[cost]), *map(percent, (student.validation.clean, student.validation.robust))]
         for student in best
         if student.validation
     ]
     head = ["student", COSTS[cost], "clean %, validation", "robust %, validation"]
-    axis = {"title": {"text": COSTS[cost]}, "tickformat": "~s", **log_axis(low.costs[cost], high.costs[cost])}
-    return Plot(data, {"xaxis": axis, "yaxis": {"title": {"text": "accuracy, %"}}}, summary, head, rows, height=440)
+    layout = {
+        "xaxis": axis(COSTS[cost], tickformat="~s", **log_axis(low.costs[cost], high.costs[cost])),
+        "yaxis": axis("accuracy, %"),
+    }
+    return Plot(data, layout, summary, head, rows, height=440)
 
 
 def _scatter(
-    name: str,
-    students: Sequence[Student],
-    cost: str,
-    what: str,
-    *,
-    mode: str = "lines+markers",
-    opacity: float = 1.0,
-    size: int = 7,
-    shape: str = "linear",
-    test: bool = False,
-    symbol: str = "circle",
+    name: str, students: Sequence[Student], cost: str, what: str, *, test: bool = False, **marker: Any
 ) -> dict[str, Any]:
-    """A trace of students: one of their accuracies on one split over a cost."""
+    """A trace of students: one of their accuracies on one split over a cost.
+
+    Markers of a style of their own stand by themselves; others are joined by steps: up to the next student, each is the
+    best within a budget.
+    """
     scores = [student.test if test else student.validation for student in students]
     colour = ROBUST if what == "robust" else CLEAN
     values = [100 * getattr(score, what) for score in scores]
     trace: dict[str, Any] = {
         "type": "scatter",
         "name": name,
-        "mode": "markers" if test else mode,
+        "mode": "markers" if marker else "lines+markers",
         "x": [student.costs[cost] for student in students],
         "y": values,
         "text": [hover(student) for student in students],
         "hovertemplate": f"%{{text}}<br><b>{what} %{{y:.1f}} %</b><extra>{escape(name)}</extra>",
-        "marker": {"color": colour, "size": 10 if test else size, "symbol": symbol, "opacity": opacity},
-        "line": {"color": colour, "shape": shape, "width": 2, "dash": "solid" if what == "robust" else "dot"},
+        "marker": {"color": colour, "size": 7, **marker},
+        "line": {"color": colour, "shape": "hv", "width": 2, "dash": "solid" if what == "robust" else "dot"},
     }
     if test and all(score is not None and score.intervals for score in scores):
         ends = [score.intervals[what] for score in scores if score is not None and score.intervals]
-        trace["error_y"] = {
-            "type": "data",
-            "symmetric": False,
-            "array": [100 * high - value for (_, high), value in zip(ends, values, strict=True)],
-            "arrayminus": [value - 100 * low for (low, _), value in zip(ends, values, strict=True)],
-            "color": colour,
-            "thickness": 1.5,
-        }
+        trace["error_y"] = error_bars(values, ends, colour, 1.5)
     return trace
 
 
@@ -142,55 +141,32 @@ def radii_plot(curves: Sequence[Curve], attack: str, norm: str, eps: float) -> P
     """Robust accuracy over the radius, with 95 % intervals."""
     data, words, rows = [], [], []
     for curve, colour in zip(curves, SERIES, strict=False):
-        radii, values = list(curve.accuracies), list(curve.accuracies.values())
-        trace = line(curve.victim.name, radii, [100 * value.value for value in values], colour)
-        trace["error_y"] = {
-            "type": "data",
-            "symmetric": False,
-            "array": [100 * (value.interval[1] - value.value) for value in values],
-            "arrayminus": [100 * (value.value - value.interval[0]) for value in values],
-            "color": colour,
-            "thickness": 1,
-        }
+        radii, accuracies = list(curve.accuracies), list(curve.accuracies.values())
+        values = [100 * accuracy.value for accuracy in accuracies]
+        trace = line(curve.victim.name, radii, values, colour)
+        trace["error_y"] = error_bars(values, [accuracy.interval for accuracy in accuracies], colour, 1)
         name = escape(curve.victim.name)
         trace["name"] = f"{name}, {short(curve.victim.multiply_adds)}"
         trace["hovertemplate"] = f"eps %{{x:.4g}}: %{{y:.1f}} %<extra>{name}</extra>"
         data.append(trace)
-        images = values[0].total
-        at_eps = curve.accuracies[eps]
+        images = accuracies[0].total
         words.append(
             f"{curve.victim.name} ({short(curve.victim.multiply_adds)} multiply-adds, {images} test images): "
-            f"{values[0]} % clean, {at_eps} % at eps {eps:.4g}, {values[-1]} % at {radii[-1]:.4g}."
+            f"{accuracies[0]} % clean, {curve.accuracies[eps]} % at eps {eps:.4g}, "
+            f"{accuracies[-1]} % at {radii[-1]:.4g}."
         )
         rows += [
-            [
-                curve.victim.name,
-                f"{radius:.4g}",
-                value.with_interval,
-                str(images),
-            ]
-            for radius, value in curve.accuracies.items()
+            [curve.victim.name, f"{radius:.4g}", accuracy.with_interval, str(images)]
+            for radius, accuracy in curve.accuracies.items()
         ]
-    mark = {
-        "type": "line",
-        "x0": eps,
-        "x1": eps,
-        "yref": "paper",
-        "y0": 0,
-        "y1": 1,
-        "line": {**thin(), "dash": "dash"},
-    }
-    note = {"x": eps, "y": 1, "yref": "paper", "yanchor": "bottom", "text": "threat model", "showarrow": False}
+    head = ["student", "eps", "accuracy %, 95 % interval", "test images"]
     layout = {
-        "xaxis": {"title": {"text": f"eps ({norm})"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": f"accuracy under {attack}, %"}, "range": [0, 103]},
-        "shapes": [mark],
-        "annotations": [note],
+        "xaxis": axis(f"eps ({norm})", rangemode="tozero"),
+        "yaxis": axis(f"accuracy under {attack}, %", range=[0, 103]),
+        "shapes": [mark(eps, dash="dash")],
+        "annotations": [note(eps, "threat model")],
     }
-    return Plot(data, layout, f"Test accuracy under {attack} by radius. " + " ".join(words), _CURVE_HEAD, rows)
-
-
-_CURVE_HEAD = ("student", "eps", "accuracy %, 95 % interval", "test images")
+    return Plot(data, layout, f"Test accuracy under {attack} by radius. " + " ".join(words), head, rows)
 
 
 def latency_plot(table: LatencyTable) -> Plot:
@@ -210,23 +186,19 @@ def latency_plot(table: LatencyTable) -> Plot:
     error = "" if table.error is None else f" Median error of held-out students {100 * table.error:.1f} %."
     rank = "" if table.rank_correlation is None else f" Rank correlation (Spearman) {table.rank_correlation:.2f}."
     rows = [
-        [
-            short(student.multiply_adds),
-            short_time(student.predicted),
-            short_time(student.measured),
-            short_time(student.p95),
-            "yes" if student.held_out else "no",
-        ]
-        for student in table.students
+        [short(s.multiply_adds), *map(short_time, (s.predicted, s.measured, s.p95)), "yes" if s.held_out else "no"]
+        for s in table.students
     ]
     head = ["multiply-adds", "predicted", "measured (median)", "p95", "held out"]
-    layout = {"xaxis": {"title": {"text": "measured, ms"}}, "yaxis": {"title": {"text": "predicted, ms"}}}
+    layout = {"xaxis": axis("measured, ms"), "yaxis": axis("predicted, ms")}
     return Plot(data, layout, f"Latency of {len(table.students)} whole students.{error}{rank}", head, rows, height=340)
 
 
-def savings_plot(once: float, each: float, alone: float, unit: str, break_even: float | None) -> Plot:
-    """What N students cost: one training for all and an extraction each, or a training each; in a unit."""
-    most = max(10, math.ceil(2 * break_even)) if break_even is not None else 10
+def savings_plot(found: Savings) -> Plot:
+    """What N students cost: one training for all and an extraction each, or a training each."""
+    factor, unit = (1000, "Wh") if found.unit == "kwh" else (1, "s")
+    once, each, alone = (factor * getattr(part, found.unit) for part in (found.once, found.extraction, found.alone))
+    most = max(10, math.ceil(2 * (found.break_even or 0)))
     counts = list(range(1, most + 1)) if most <= 60 else [round(1 + i * (most - 1) / 59) for i in range(60)]
     data = [
         line("one training for all", counts, [once + each * count for count in counts], SERIES[0]),
@@ -234,15 +206,11 @@ def savings_plot(once: float, each: float, alone: float, unit: str, break_even: 
     ]
     for trace in data:
         trace |= {"mode": "lines", "hovertemplate": f"%{{x}} students: %{{y:.3g}} {unit}<extra>{trace['name']}</extra>"}
-    end = "never cheaper" if break_even is None else f"cheaper from {break_even:.1f} students on"
     summary = (
         f"One training took {once:.3g} {unit}, and {each:.3g} {unit} for each student extracted; a student trained "
-        f"alone took {alone:.3g} {unit} on average. One training is {end}."
+        f"alone took {alone:.3g} {unit} on average. {found.conclusion}"
     )
-    layout = {
-        "xaxis": {"title": {"text": "students (budgets)"}},
-        "yaxis": {"title": {"text": unit}, "rangemode": "tozero"},
-    }
+    layout = {"xaxis": axis("students (budgets)"), "yaxis": axis(unit, rangemode="tozero")}
     rows = [[str(n), f"{once + each * n:.3g}", f"{alone * n:.3g}"] for n in (1, 2, 5, 10, 20, 50, 100)]
     head = ["students", f"one training for all, {unit}", f"each trained alone, {unit}"]
     return Plot(data, layout, summary, head, rows, height=300)

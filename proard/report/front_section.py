@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from string import Template
 from typing import Any
 
 from proard.common import html
@@ -15,31 +17,9 @@ from proard.report.plots import Plots, percent
 from proard.report.run_contents import BUDGETS, COSTS, RunContents, Student, best_within
 from proard.supernet import Decision
 
-CONTROL = """
-<div class="budget" id="budget">
-<div class="controls">
-<label>budget of <select id="budget-cost">{options}</select></label>
-<label class="wide">from the smallest to the largest
-<input type="range" id="budget-slider" min="0" max="1000" step="5" value="500"></label>
-<label>or a number, such as 100M
-<input type="text" id="budget-text" autocomplete="off" spellcheck="false"></label>
-</div>
-<div id="chosen" aria-live="polite">
-<p><strong id="chosen-name"></strong></p>
-<div id="chosen-picture"></div>
-<dl class="facts" id="chosen-facts"></dl>
-</div>
-<div class="command" id="command-row"><pre><code id="command"></code></pre>
-<button type="button" id="copy">Copy</button> <span id="copied" role="status"></span></div>
-</div>"""
-
 
 def choice(contents: RunContents, plots: Plots) -> tuple[str, dict[str, Any]]:
-    """The section in HTML, and what the page's script needs to choose.
-
-    Args:
-        contents: the run.
-        plots: of the page; the figures are added.
+    """The section in HTML, and what the page's script needs to choose; its figures are added to ``plots``.
 
     Raises:
         UserError: there is nothing to choose from.
@@ -63,9 +43,10 @@ def choice(contents: RunContents, plots: Plots) -> tuple[str, dict[str, Any]]:
         )
     first, plot = next(iter(drawn.items()))
     tables = (html.details(f"Best students by {COSTS[c]}", html.table(p.head, p.rows)) for c, p in drawn.items())
+    control = Template((files(__package__) / "budget.html").read_text(encoding="utf-8"))
     inside = (
         html.paragraph(f"Costs are per image; 1 multiply-add = 1 FLOP. {how}")
-        + CONTROL.format(options="".join(f'<option value="{cost}">{COSTS[cost]}</option>' for cost in best))
+        + control.substitute(options="".join(f'<option value="{cost}">{COSTS[cost]}</option>' for cost in best))
         + plots.figure(plot, f"front-{first}", "front-plot")
         + "".join(tables)
     )
@@ -79,9 +60,9 @@ def _data(
     students = list({id(student): student for found in best.values() for student in found}.values())
     place = {id(student): number for number, student in enumerate(students)}
     costs = {cost: sorted(s.costs[cost] for s in candidates if s.validation and cost in s.costs) for cost in best}
-    tested = {_key(student): student for student in contents.students if student.architecture and not student.alone}
+    tested = {student.key: student for student in contents.students if not student.alone}
     return {
-        "students": [_row(student, tested.get(_key(student)), contents.decisions) for student in students],
+        "students": [_row(student, tested.get(student.key), contents.decisions) for student in students],
         "steps": {
             cost: [[student.costs[cost], place[id(student)]] for student in found] for cost, found in best.items()
         },
@@ -104,11 +85,6 @@ def _row(student: Student, extracted: Student | None, decisions: Sequence[Decisi
         "facts": _facts(student, extracted),
         "picture": stages_svg(decisions, student.architecture) if student.architecture and decisions else "",
     }
-
-
-def _key(student: Student) -> str:
-    """A text that is the same for equal architectures."""
-    return str(student.architecture and dict(student.architecture))
 
 
 def _facts(student: Student, extracted: Student | None) -> list[tuple[str, str]]:

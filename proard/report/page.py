@@ -25,12 +25,7 @@ from proard.report.sections import Sections
 
 
 def page(contents: RunContents, quiet: bool = False) -> str:
-    """The whole page as text.
-
-    Args:
-        contents: the run.
-        quiet: no progress bar.
-    """
+    """The whole page about a run, as text; with a progress bar, unless ``quiet``."""
     writer = Sections(contents)
     sections: dict[str, tuple[str, Callable[[], str]]] = {
         "front": ("Accuracy against cost", writer.front),

@@ -96,9 +96,35 @@ def counting_axis(count: int) -> dict[str, Any]:
     return {"dtick": 1} if count <= 12 else {}
 
 
-def thin() -> dict[str, Any]:
-    """The style of a line that marks something and is no data."""
-    return {"color": MUTED, "width": 1}
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    """An axis with a title, and what plotly is to know of it."""
+    return {"title": {"text": title}, **more}
+
+
+def mark(x: float, **style: Any) -> dict[str, Any]:
+    """A thin vertical line, which marks something and is no data."""
+    ends = {"x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1}
+    return {"type": "line", **ends, "line": {"color": MUTED, "width": 1, **style}}
+
+
+def note(x: float, text: str, **more: Any) -> dict[str, Any]:
+    """A text above the plot."""
+    place = {"x": x, "y": 1, "yref": "paper", "yanchor": "bottom"}
+    return {**place, "text": escape(text), "showarrow": False, **more}
+
+
+def error_bars(
+    values: Sequence[float], intervals: Sequence[tuple[float, float]], colour: str, thickness: float
+) -> dict[str, Any]:
+    """The ends of intervals in [0, 1], around values in per cent."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [100 * high - value for value, (_, high) in zip(values, intervals, strict=True)],
+        "arrayminus": [value - 100 * low for value, (low, _) in zip(values, intervals, strict=True)],
+        "color": colour,
+        "thickness": thickness,
+    }
 
 
 def finite(values: Iterable[float]) -> list[float | None]:

@@ -25,10 +25,10 @@ from proard.export.student_directory import CARD, family_of, read_card
 from proard.runs.run import Run, read_metrics
 from proard.runs.trained_run import TrainedRun
 from proard.search.front import FILE as FRONT
-from proard.search.front import Front, load_front
+from proard.search.front import Front, Point, load_front
 from proard.search.labeller import Labeller
 from proard.search.selection import Label, preference
-from proard.supernet import Decision, Family
+from proard.supernet import Decision, SearchSpace
 
 COSTS = {"multiply_adds": "multiply-adds", "parameters": "parameters"}
 BUDGETS = {kind.field: name for name, kind in KINDS.items() if kind.field in COSTS}  # extract's option for each
@@ -79,6 +79,11 @@ class Student:
     folder: Path | None = None
     alone: bool = False
 
+    @property
+    def key(self) -> str:
+        """A text that equal architectures share; the name, where the architecture is not recorded."""
+        return self.name if self.architecture is None else str(dict(self.architecture))
+
 
 class RunContents:
     """A run, read part by part; what takes long is read once.
@@ -110,7 +115,7 @@ class RunContents:
         Raises:
             UserError: one of them is missing or damaged.
         """
-        return TrainedRun(_Offline(self.run.path, self.config))
+        return TrainedRun(self.run, self.config)
 
     @cached_property
     def data(self) -> DataSplits:
@@ -122,19 +127,19 @@ class RunContents:
         return self.trained.data if "trained" in self.__dict__ else load_data(self.config.data, self.config.imports)
 
     @cached_property
-    def family(self) -> Family | None:
-        """The family of the networks; None where neither the trained weights nor a student's card tell."""
+    def space(self) -> SearchSpace | None:
+        """What students there may be; None where neither the trained weights nor a student's card tell."""
         with suppress(UserError, OSError):
-            return self.trained.supernet.family
+            return self.trained.supernet.space
         folders = [student.folder for student in self.students if student.folder is not None and not student.alone]
         with suppress(UserError):  # such as a family of the user's own, of a module that is not on this machine
-            return family_of(read_card(folders[0])) if folders else None
+            return family_of(read_card(folders[0])).space() if folders else None
         return None
 
     @property
     def decisions(self) -> Sequence[Decision]:
         """What varies between students; empty where it is not known."""
-        return () if self.family is None else self.family.space().decisions
+        return () if self.space is None else self.space.decisions
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -191,7 +196,7 @@ class RunContents:
             changed = []
         if changed:
             raise UserError(f"{FRONT} is of other {' or '.join(changed)}, and is not used; {again} again")
-        return [_measured(front, number) for number in range(len(front.measured))], dict(front.report)
+        return [_measured(front, point, number) for number, point in enumerate(front.measured, 1)], dict(front.report)
 
     @property
     def validated(self) -> list[Student]:
@@ -200,14 +205,13 @@ class RunContents:
         if not rows:
             return []
         ends: dict[str, Any] = {}
-        if self.family is not None:
-            space = self.family.space()
-            ends = {"smallest": space.smallest(), "largest": space.largest()}
+        if self.space is not None:
+            ends = {"smallest": self.space.smallest(), "largest": self.space.largest()}
         found = []
         for name, measured in rows[-1]["students"].items():
             costs = {"multiply_adds": measured["multiply_adds"]}
-            if name in ends and self.family is not None:
-                costs["parameters"] = self.family.cost(ends[name]).parameters
+            if name in ends and self.space is not None:
+                costs["parameters"] = self.space.cost(ends[name]).parameters
             scores = Scores(measured["clean"], measured["robust"], rows[-1]["attack"], "validation")
             found.append(Student(f"{name}, validated", costs, ends.get(name), scores))
         return sorted(found, key=lambda student: student.costs["multiply_adds"])
@@ -224,10 +228,7 @@ class RunContents:
         except UserError as error:
             known = [student for student in self.students if student.validation and not student.alone]
             # The same student may have been validated, and extracted for several budgets.
-            distinct = {
-                student.name if student.architecture is None else json.dumps(dict(student.architecture)): student
-                for student in [*self.validated, *known]
-            }
+            distinct = {student.key: student for student in [*self.validated, *known]}
             if not distinct:
                 raise error
             return sorted(distinct.values(), key=lambda student: student.costs["multiply_adds"]), False
@@ -268,17 +269,6 @@ class RunContents:
         return short(students[len(students) // 2].costs["multiply_adds"], up=True)
 
 
-class _Offline(Run):
-    """A run with another configuration than its file says."""
-
-    def __init__(self, path: Path, config: Config) -> None:
-        super().__init__(path)
-        self._config = config
-
-    def config(self) -> Config:
-        return self._config
-
-
 def _extracted(card: dict[str, Any], folder: Path) -> Student:
     """A student directory, as its card describes it."""
     evaluation, selection = card["evaluation"], card.get("selection") or {}
@@ -302,12 +292,11 @@ def _extracted(card: dict[str, Any], folder: Path) -> Student:
     return Student(folder.name, costs, card["architecture"], chosen, test, folder, alone)
 
 
-def _measured(front: Front, number: int) -> Student:
-    """A student of the front, counted from 0."""
-    point = front.measured[number]
+def _measured(front: Front, point: Point, number: int) -> Student:
+    """A student of the front, counted from 1."""
     costs = {name: value for name, value in asdict(point.cost).items() if value is not None}
     scores = Scores(point.label.clean, point.label.robust, front.attack["name"], "validation", front.images)
-    return Student(f"student {number + 1}", costs, dict(point.architecture), scores)
+    return Student(f"student {number}", costs, dict(point.architecture), scores)
 
 
 def best_within(students: Sequence[Student], cost: str) -> list[Student]:

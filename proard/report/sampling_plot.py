@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from proard.common.errors import UserError
 from proard.common.files import atomic_path
 from proard.common.units import short
 from proard.runs.run import Run, read_metrics
@@ -62,13 +61,8 @@ class SampledPhase:
         return [f"{short(low)}-{short(high)}" for low, high in zip(self.edges, self.edges[1:], strict=False)]
 
 
-def sampled_phases(run: Run | Path) -> list[SampledPhase]:
-    """Read what a run sampled, also of one that has not ended; phases in which nothing is elastic are left out.
-
-    Raises:
-        UserError: no run there.
-    """
-    run = run if isinstance(run, Run) else Run.find(run)
+def sampled_phases(run: Run) -> list[SampledPhase]:
+    """Read what a run sampled, also of one that has not ended; phases in which nothing is elastic are left out."""
     phases: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for row in read_metrics(run.metrics):
         if row.get("kind") == "epoch" and len(row.get("bins", ())) > 1:
@@ -91,28 +85,7 @@ def sampled_phases(run: Run | Path) -> list[SampledPhase]:
     return found
 
 
-def sampling_figure(run: Run | Path) -> Figure:
-    """Draw what a run sampled: a column of three panels for every phase in which something is elastic.
-
-    Args:
-        run: finished or not.
-
-    Returns:
-        A figure with an Agg canvas of its own: no display is needed, and pyplot's state is not touched.
-
-    Raises:
-        UserError: no run there, or nothing was sampled in it yet.
-    """
-    run = run if isinstance(run, Run) else Run.find(run)
-    phases = sampled_phases(run)
-    if not phases:
-        raise UserError(
-            f"run {run.path}: nothing to plot; {run.metrics.name} has no finished epoch of a phase with elastic: [...]"
-        )
-    return _draw(phases, _title(run))
-
-
-def write_sampling_plot(run: Run | Path) -> Path | None:
+def write_sampling_plot(run: str | Path) -> Path | None:
     """Write `sampling_figure` into the run directory as ``sampling.png``.
 
     Returns:
@@ -122,33 +95,36 @@ def write_sampling_plot(run: Run | Path) -> Path | None:
         UserError: no run there.
         OSError: the directory cannot be written; an older plot stays as it was.
     """
-    run = run if isinstance(run, Run) else Run.find(run)
-    phases = sampled_phases(run)
-    if not phases:
+    found = Run.find(run)
+    figure = sampling_figure(found)
+    if figure is None:
         return None
-    path = run.path / PLOT
+    path = found.path / PLOT
     with atomic_path(path) as temporary:
-        _draw(phases, _title(run)).savefig(temporary, dpi=150)
+        figure.savefig(temporary, dpi=150)
     return path
-
-
-def _title(run: Run) -> str:
-    return f"students trained in run {run.path.resolve().name}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Drawing
 
 
-def _draw(phases: Sequence[SampledPhase], title: str) -> Figure:
-    """A column for every phase, with bins and colours of its own; the scales of a row are the same."""
+def sampling_figure(run: Run) -> Figure | None:
+    """Draw what a run sampled; None where nothing was.
+
+    A column for every phase in which something is elastic, with bins and colours of its own; the scales of a row are
+    the same. The figure has an Agg canvas of its own: no display is needed, and pyplot's state is not touched.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    phases = sampled_phases(run)
+    if not phases:
+        return None
     width = 5.6 if len(phases) == 1 else 1.2 + 3.4 * len(phases)
     figure = Figure(figsize=(width, 7.2), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(f"students trained in run {run.path.resolve().name}", fontsize="medium")
     panels = figure.subplots(3, len(phases), sharex="col", sharey="row", squeeze=False)
     for phase, (shares, gap, robust) in zip(phases, panels.T, strict=True):
         colours = _colours(len(phase.bins))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from html import escape
 from typing import Any
 
@@ -19,16 +20,13 @@ from proard.report.pictures import png
 from proard.report.plots import Plots
 from proard.report.run_contents import COSTS, RunContents, Student
 from proard.report.sampling_plot import sampled_phases
-from proard.search.predictor import TARGETS
+from proard.search.predictor import comparison_rows, verified_in_words
 
 MOST_PICTURES = 12
 
 
 class Sections:
-    """The sections in HTML, and what the page's script needs for them.
-
-    Args:
-        contents: the run.
+    """The sections of a run in HTML, and what the page's script needs for them.
 
     Attributes:
         data: for the script; complete when all sections were asked for.
@@ -47,21 +45,21 @@ class Sections:
         """The head of the page: the run's name, and what it is."""
         config, path = self.contents.config, self.run.path
         norm, eps = config.threat.norm, config.threat.eps
+        network = "one network, trained alone (mode: student)"
+        if self.contents.is_supernet:
+            network = f"supernet of family {config.supernet.family}"
         data = config.data.name + (f", {config.data.limit} images" if config.data.limit else "")
-        card = self._any_card()
-        if card:
-            data += f", {len(card['classes'])} classes, images {'x'.join(map(str, card['input_shape']))}"
+        with suppress(UserError, OSError):  # the images are not on this machine
+            images = self.contents.data
+            data += f", {len(images.class_names)} classes, images {'x'.join(map(str, images.input_shape))}"
         rows = [
             ("data", data),
             ("threat model", f"{norm}, eps {eps:.4g}, pixel values in [0, 1]"),
-            ("trained", f"{' -> '.join(f'{p.name} ({p.epochs} epochs, {p.objective.name})' for p in config.phases)}"),
+            ("trained", " -> ".join(f"{p.name} ({p.epochs} epochs, {p.objective.name})" for p in config.phases)),
+            ("network", network),
         ]
-        if self.contents.is_supernet:
-            rows.append(("network", f"supernet of family {config.supernet.family}"))
-        else:
-            rows.append(("network", "one network, trained alone (mode: student)"))
-        if self.contents.family is not None and self.contents.is_supernet:
-            space = self.contents.family.space()
+        space = self.contents.space
+        if space is not None and self.contents.is_supernet:
             costs = [space.cost(end) for end in (space.smallest(), space.largest())]
             count = f"{space.size:,}" if space.size < 10**9 else f"{space.size:.2g}"
             ends = ", ".join(
@@ -75,14 +73,6 @@ class Sections:
         notes = "".join(html.paragraph(note, "missing") for note in dict.fromkeys(self.contents.notes))
         title = f"<h1>{escape(path.resolve().name)}</h1>"
         return title + html.paragraph(f"A report about the run {path}", "soft") + html.facts(rows) + notes
-
-    def _any_card(self) -> dict[str, Any] | None:
-        """What is in any student's card, or known from the images."""
-        try:
-            data = self.contents.data
-        except (UserError, OSError):
-            return None
-        return {"classes": data.class_names, "input_shape": data.input_shape}
 
     def _environment(self) -> dict[str, Any]:
         try:
@@ -100,23 +90,18 @@ class Sections:
 
     def students(self) -> str:
         """The students that were extracted, and the ends of the space, as pictures of their stages."""
-        decisions = self.contents.decisions
-        shown: list[tuple[str, Student]] = []
+        by_architecture: dict[str, list[Student]] = {}
         missing = ""
         try:
             for student in self.contents.extracted:
-                same = [index for index, (_, other) in enumerate(shown) if other.architecture == student.architecture]
-                if same:
-                    title, other = shown[same[0]]
-                    shown[same[0]] = (f"{title}, {student.name}", other)
-                else:
-                    shown.append((student.name, student))
+                by_architecture.setdefault(student.key, []).append(student)
         except UserError as error:
             missing = html.paragraph(str(error), "missing")
+        shown = [(", ".join(one.name for one in same), same[0]) for same in by_architecture.values()]
         if len(shown) > MOST_PICTURES:
             shown = [shown[round(i * (len(shown) - 1) / (MOST_PICTURES - 1))] for i in range(MOST_PICTURES)]
-        if self.contents.family is not None and self.contents.is_supernet:
-            space = self.contents.family.space()
+        space = self.contents.space
+        if space is not None and self.contents.is_supernet:
             for title, end in (("the smallest of the space", space.smallest()), ("the largest", space.largest())):
                 cost = space.cost(end)
                 costs = {"multiply_adds": cost.multiply_adds, "parameters": cost.parameters}
@@ -127,7 +112,7 @@ class Sections:
             "student (dashed outline); an empty outline is a block that the student leaves out. Numbers below are the "
             "other decisions, such as the side of a kernel or the number of heads."
         )
-        if not decisions:
+        if not self.contents.decisions:
             legend = "Nothing varies between these students, or their family is not known; so there is nothing to draw."
         return missing + html.paragraph(legend) + f'<div class="students">{pictures}</div>' + self._alone()
 
@@ -219,26 +204,15 @@ class Sections:
         _, report = self.contents.front
         if "predictor" not in report:
             return html.paragraph(f"All {report['labels']} students were measured, or too few to predict others.")
-        rows = []
-        for name in report["predictor"][TARGETS[0]]["compared"]:
-            row = [name]
-            for target in TARGETS:
-                held_out, used = report["predictor"][target]["compared"][name], report["predictor"][target]["chosen"]
-                row += [f"{held_out['tau']:.2f}{' (used)' if used == name else ''}", f"{100 * held_out['error']:.1f}"]
-            rows.append(row)
-        head = ["predictor", *(f"{target} {what}" for target in TARGETS for what in ("tau", "error, points"))]
+        rows = comparison_rows(report)
         body = html.paragraph(
             f"{report['labels']} students were measured on validation images. "
-            "Kendall's tau (1 ranks all pairs rightly, 0 is chance) and mean absolute error are of students that a "
-            "predictor had not seen. What is chosen is measured, never predicted."
-        ) + html.table(head, rows)
-        verified = report.get("verified") or {}
-        if verified.get("students"):
-            errors = ", ".join(f"{target} {100 * verified[f'{target}_error']:.1f}" for target in TARGETS)
-            body += html.paragraph(
-                f"{verified['students']} of the predicted front were measured: mean error {errors} points."
-            )
-        return body
+            "Kendall's tau (1 ranks all pairs rightly, 0 is chance) and mean absolute error in points are of students "
+            "that a predictor had not seen; * is used. What is chosen is measured, never predicted."
+        )
+        body += html.table(list(rows[0]), [list(row.values()) for row in rows])
+        checked = verified_in_words(report)
+        return body + (html.paragraph(f"Checked: {checked}.") if checked else "")
 
     def latency(self) -> str:
         """What was measured of latency, and how well it predicts that of whole students."""

@@ -15,12 +15,14 @@ from proard.report.plots import (
     ROBUST,
     SERIES,
     Plot,
+    axis,
     counting_axis,
     finite,
     line,
     log_axis,
+    mark,
+    note,
     percent,
-    thin,
 )
 from proard.report.sampling_plot import SampledPhase
 
@@ -37,22 +39,10 @@ def training_plots(rows: Sequence[Mapping[str, Any]]) -> list[Plot]:
     def at(row: Mapping[str, Any]) -> int:
         return first[row["phase"]] + row["epoch"]
 
-    shapes = [
-        {"type": "line", "x0": start - 0.5, "x1": start - 0.5, "yref": "paper", "y0": 0, "y1": 1, "line": thin()}
-        for start in list(first.values())[1:]
-    ]
-    names = [
-        {"x": start, "y": 1, "yref": "paper", "yanchor": "bottom", "xanchor": "left", "text": escape(phase)}
-        for phase, start in first.items()
-    ]
     axes: dict[str, Any] = {
-        "xaxis": {
-            "title": {"text": "epoch of the run"},
-            "range": [0.5, len(epochs) + 0.5],
-            **counting_axis(len(epochs)),
-        },
-        "shapes": shapes,
-        "annotations": [{**name, "showarrow": False} for name in names],
+        "xaxis": axis("epoch of the run", range=[0.5, len(epochs) + 0.5], **counting_axis(len(epochs))),
+        "shapes": [mark(start - 0.5) for start in list(first.values())[1:]],
+        "annotations": [note(start, phase, xanchor="left") for phase, start in first.items()],
     }
     losses = [
         {
@@ -63,37 +53,18 @@ def training_plots(rows: Sequence[Mapping[str, Any]]) -> list[Plot]:
         for index, (phase, group) in enumerate(by_phase.items())
     ]
     values = [row["loss"] for row in epochs]
-    plots = [
-        Plot(
-            losses,
-            {
-                **axes,
-                "yaxis": {
-                    "title": {"text": "training loss (log)"},
-                    "tickformat": "~g",
-                    **log_axis(min(values), max(values)),
-                },
-            },
-            "Training loss by epoch, of each phase's own objective, so that phases cannot be compared. "
-            + " ".join(
-                f"Phase {phase}: {group[0]['loss']:.3g} in the first of {len(group)} epochs, "
-                f"{group[-1]['loss']:.3g} in the last."
-                for phase, group in by_phase.items()
-            ),
-            ["phase", "epoch", "loss", "clean %, training", "robust %, training"],
-            [
-                [
-                    row["phase"],
-                    str(row["epoch"] + 1),
-                    f"{row['loss']:.4g}",
-                    percent(row["clean"]),
-                    percent(row["robust"]),
-                ]
-                for row in epochs
-            ],
-            height=300,
-        )
+    yaxis = axis("training loss (log)", tickformat="~g", **log_axis(min(values), max(values)))
+    summary = "Training loss by epoch, of each phase's own objective, so that phases cannot be compared. " + " ".join(
+        f"Phase {phase}: {group[0]['loss']:.3g} in the first of {len(group)} epochs, "
+        f"{group[-1]['loss']:.3g} in the last."
+        for phase, group in by_phase.items()
+    )
+    head = ["phase", "epoch", "loss", "clean %, training", "robust %, training"]
+    table = [
+        [row["phase"], str(row["epoch"] + 1), f"{row['loss']:.4g}", percent(row["clean"]), percent(row["robust"])]
+        for row in epochs
     ]
+    plots = [Plot(losses, {**axes, "yaxis": yaxis}, summary, head, table, height=300)]
     validations = [row for row in rows if row.get("kind") == "validation" and row.get("phase") in first]
     if validations:
         plots.append(_validated(validations, axes, at))
@@ -129,7 +100,7 @@ def _validated(validations: Sequence[Mapping[str, Any]], axes: dict[str, Any], a
         for (group, what), points in values.items()
         for epoch, value in points.items()
     ]
-    layout = {**axes, "yaxis": {"title": {"text": "validation accuracy, %"}}}
+    layout = {**axes, "yaxis": axis("validation accuracy, %")}
     return Plot(data, layout, summary, ["student", "accuracy", "epoch of the run", "%"], rows)
 
 
@@ -159,42 +130,27 @@ def sampling_plots(phase: SampledPhase) -> list[Plot]:
                 "hovertemplate": f"epoch %{{x}}: gap %{{y:.4f}} nats{extra}",
             }
         )
-    axis = {"title": {"text": f"epoch of phase {escape(phase.name)}"}, **counting_axis(len(epochs))}
+    xaxis = axis(f"epoch of phase {escape(phase.name)}", **counting_axis(len(epochs)))
     total = phase.sampled.sum(axis=0)
     share = total / max(total.sum(), 1)
     counted = ", ".join(f"{name} {percent(value)} %" for name, value in zip(phase.bins, share, strict=True))
     words = f"Phase {phase.name}, sampler {phase.sampler}: {int(total.sum()):,} students trained. "
     head = ["epoch", *phase.bins]
-    plots = [
-        Plot(
-            bars,
-            {
-                "barmode": "stack",
-                "bargap": 0.1,
-                "xaxis": axis,
-                "yaxis": {"title": {"text": "share, %"}, "range": [0, 100]},
-            },
-            f"{words}Their share by multiply-adds, over all epochs: {counted}.",
-            head,
-            [[str(e), *map(percent, row)] for e, row in zip(epochs, phase.shares, strict=True)],
-            height=340,
-        )
-    ]
+    layout = {"barmode": "stack", "bargap": 0.1, "xaxis": xaxis, "yaxis": axis("share, %", range=[0, 100])}
+    summary = f"{words}Their share by multiply-adds, over all epochs: {counted}."
+    rows = [[str(epoch), *map(percent, row)] for epoch, row in zip(epochs, phase.shares, strict=True)]
+    plots = [Plot(bars, layout, summary, head, rows, height=340)]
     known = ~np.isnan(phase.robust_gap)
     if known.any():
         worst = phase.bins[int(np.nanargmax(np.where(known.any(0), np.nan_to_num(phase.robust_gap).mean(0), np.nan)))]
-        plots.append(
-            Plot(
-                lines,
-                {"xaxis": axis, "yaxis": {"title": {"text": "robust gap, nats"}}},
-                "Robust gap by multiply-adds: how much farther than the largest student they are from the teacher on "
-                f"adversarial training images. Largest on average in {worst}.",
-                head,
-                [
-                    [str(epoch), *("-" if math.isnan(v) else f"{v:.4f}" for v in row)]
-                    for epoch, row in zip(epochs, phase.robust_gap, strict=True)
-                ],
-                height=340,
-            )
+        summary = (
+            "Robust gap by multiply-adds: how much farther than the largest student they are from the teacher on "
+            f"adversarial training images. Largest on average in {worst}."
         )
+        rows = [
+            [str(epoch), *("-" if math.isnan(gap) else f"{gap:.4f}" for gap in row)]
+            for epoch, row in zip(epochs, phase.robust_gap, strict=True)
+        ]
+        layout = {"xaxis": xaxis, "yaxis": axis("robust gap, nats")}
+        plots.append(Plot(lines, layout, summary, head, rows, height=340))
     return plots

@@ -17,6 +17,10 @@ from proard.supernet import Supernet
 class TrainedRun:
     """A run with its best weights: what students are cut from.
 
+    Args:
+        run: with a checkpoint.
+        config: in place of the run's own.
+
     Attributes:
         finished: whether its training has ended.
         calibration: batches of training images, on the device, for batch-norm statistics.
@@ -25,9 +29,9 @@ class TrainedRun:
         UserError: no checkpoint, or a damaged one; images that are missing.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, config: Config | None = None) -> None:
         self.run = run
-        self.config: Config = run.config()
+        self.config: Config = config or run.config()
         self.device = resolve_device(self.config.device)
         if self.config.threads is not None:
             torch.set_num_threads(self.config.threads)

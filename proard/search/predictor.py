@@ -166,3 +166,29 @@ class Predictor:
 
 def _best(compared: Mapping[str, HeldOut]) -> str:
     return max(compared, key=lambda name: (compared[name].tau, -compared[name].error))
+
+
+def comparison_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """How each regressor did on held-out labels, by column; a star marks the one that is used.
+
+    Args:
+        report: of a search with a predictor, as ``front.json`` has it.
+    """
+    rows = []
+    for name in report["predictor"][TARGETS[0]]["compared"]:
+        row = {"predictor": name}
+        for target in TARGETS:
+            held_out, used = (report["predictor"][target][key] for key in ("compared", "chosen"))
+            row[f"{target} tau"] = f"{held_out[name]['tau']:.2f}{'*' if used == name else ''}"
+            row[f"{target} error"] = f"{100 * held_out[name]['error']:.1f}"
+        rows.append(row)
+    return rows
+
+
+def verified_in_words(report: Mapping[str, Any]) -> str:
+    """How wrong the predictions of the predicted front were; empty where none of it was measured."""
+    verified = report.get("verified") or {"students": 0}
+    if not verified["students"]:
+        return ""
+    errors = ", ".join(f"{target} {100 * verified[f'{target}_error']:.1f}" for target in TARGETS)
+    return f"{verified['students']} of the predicted front; mean error in points: {errors}"
