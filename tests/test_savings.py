@@ -11,6 +11,7 @@ import pytest
 from proard.commands.baseline import Baseline
 from proard.commands.printing import print_baseline
 from proard.common.terminal import table
+from proard.runs.compute import computed
 from proard.runs.energy import MAKING, known_energy
 from proard.runs.run import Run
 from proard.runs.savings import HEAD, STUDENTS, Spent, compared, savings
@@ -187,3 +188,24 @@ def test_a_row_of_the_comparison() -> None:
         "alone s": "40",
         "alone Wh": "not measured",
     }
+
+
+def test_multiply_adds_are_those_of_the_metrics(run: Run) -> None:
+    """The run's, teacher and validation included, over the mean of the trainings alone."""
+    rows = [
+        {"phase": "teacher", "processor_seconds": 2.0, "compute": {"attack": 6e9, "update": 3e9}},
+        {"phase": "teacher", "processor_seconds": 1.0, "compute": {"validation": 1e9}},
+        {"phase": "students", "processor_seconds": 3.0, "compute": {"attack": 6e9, "teacher": 4e9}},
+    ]
+    run.metrics.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert computed(run).phases["teacher"] == {"attack": 6e9, "update": 3e9, "validation": 1e9}
+    shown = "20.0G multiply-adds (attack 60 %, update 15 %, validation 5 %, teacher 20 %), 6 s of the processor"
+    assert str(computed(run)) == shown
+    compared = [{**row, "training_multiply_adds_alone": amount} for row, amount in zip(MADE["comparisons"], (4e9, 6e9))]
+    found = savings(run, {"comparisons": compared})
+    assert found is not None
+    assert found.trainings == pytest.approx(20 / 5)
+    assert found.conclusion.endswith("In multiply-adds it is worth 4.0 of the others.")
+    before = savings(run, MADE)  # a baseline.json of an earlier version
+    assert before is not None
+    assert before.trainings is None

@@ -14,6 +14,7 @@ from proard.common.errors import UserError
 from proard.common.files import write_json
 from proard.export.student_directory import read_card
 from proard.runs.checkpoint import load_checkpoint
+from proard.runs.compute import computed
 from proard.runs.energy import EnergyMeter
 from proard.runs.run import Run
 from proard.runs.savings import Savings, Spent, savings, training_of
@@ -29,12 +30,14 @@ class Comparison:
         extracted: the student that was cut out.
         alone: the one that was trained by itself.
         spent: on training it alone.
+        multiply_adds: of that training; None: not counted.
     """
 
     budget: str
     extracted: MeasuredStudent
     alone: MeasuredStudent
     spent: Spent
+    multiply_adds: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The accuracies of both, in [0, 1], their difference (extracted minus alone), and what the latter took."""
@@ -45,6 +48,7 @@ class Comparison:
             "seconds_alone": self.spent.seconds,
             "kwh_alone": self.spent.kwh,
             "kg_co2eq_alone": self.spent.kg_co2eq,
+            "training_multiply_adds_alone": self.multiply_adds,
         }
         for accuracy in ("clean_accuracy", "robust_accuracy"):
             values |= {f"{accuracy}_{name}": card[accuracy] for name, card in cards.items()}
@@ -79,6 +83,7 @@ class Baseline:
             "seconds_of_the_run": spent.seconds,
             "kwh_of_the_run": spent.kwh,
             "kg_co2eq_of_the_run": spent.kg_co2eq,
+            "training_multiply_adds_of_the_run": computed(self.run).multiply_adds,
             "break_even_budgets": found and found.break_even,
             "break_even_by": found and found.unit,
             "assumptions": list(found.assumptions) if found else [],
@@ -135,7 +140,8 @@ def baseline(
             about = {"budget": card["budget"], "selection": {"method": "trained alone"}}
             student = train_alone(alone, place, directory.students / f"{budget.name}-alone", quiet, about)
             extracted = MeasuredStudent(folder, card)
-            comparisons.append(Comparison(budget.name, extracted, student, training_of(Run(place))))
+            spent, multiply_adds = training_of(Run(place)), computed(Run(place)).multiply_adds
+            comparisons.append(Comparison(budget.name, extracted, student, spent, multiply_adds))
     result = Baseline(directory, comparisons, scale_epochs)
     write_json(directory.path / "baseline.json", result.as_dict())
     return result

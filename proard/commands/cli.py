@@ -65,6 +65,7 @@ def train(
     from proard.commands.printing import print_plan, typical_budget
     from proard.commands.train import train
     from proard.report import write_sampling_plot
+    from proard.runs.compute import computed
     from proard.runs.run import Run
 
     path = train(
@@ -73,6 +74,7 @@ def train(
     if os.environ.get("RANK", "0") != "0":  # another process of this training says it
         return
     say(f"trained: {path}")
+    say(f"compute: {computed(Run(path))}", fold=True)
     try:
         if plot := write_sampling_plot(path):
             say(f"sampled: {plot}")

@@ -10,9 +10,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from proard.common.units import short
+from proard.runs.compute import computed
 from proard.runs.energy import WORLD_AVERAGE
 from proard.runs.run import Run
 
@@ -80,12 +82,14 @@ class Savings:
         extraction: for each student.
         alone: for each student, trained by itself: a mean.
         assumptions: sentences without which the numbers mean nothing.
+        trainings: how many trainings alone the one, its teacher included, is worth in multiply-adds; None: not counted.
     """
 
     once: Spent
     extraction: Spent
     alone: Spent
     assumptions: tuple[str, ...]
+    trainings: float | None = None
 
     def one(self, students: int) -> Spent:
         """What one training and so many extractions take."""
@@ -110,9 +114,14 @@ class Savings:
     def conclusion(self) -> str:
         """The comparison in a sentence: from how many students on the one training is cheaper."""
         by = "energy" if self.unit == "kwh" else "time"
+        trainings = (
+            "" if self.trainings is None else f" In multiply-adds it is worth {self.trainings:.1f} trainings alone."
+        )
         if self.break_even is None:
-            return f"By {by} one training is never cheaper: to extract a student costs as much as to train it alone."
-        return f"By {by} one training is cheaper from {self.break_even:.1f} students on."
+            cheaper = f"By {by} one training is never cheaper: to extract a student costs as much as to train it alone."
+        else:
+            cheaper = f"By {by} one training is cheaper from {self.break_even:.1f} students on."
+        return cheaper + trainings
 
     def rows(self) -> list[list[str]]:
         """For a table: students, then seconds, Wh and g CO2eq of the one training, and of one for each."""
@@ -160,7 +169,10 @@ def savings(run: Run, baseline: Mapping[str, Any]) -> Savings | None:
         NOT_COUNTED,
     ]
     mean = sum(alone, NOTHING).times(1 / len(alone))
-    return Savings(total([*trained, *searched]), each, mean, tuple(assumptions))
+    spent = [computed(run).multiply_adds, *(c.get("training_multiply_adds_alone") for c in comparisons)]
+    counted = [amount for amount in spent if amount is not None]
+    trainings = counted[0] / fmean(counted[1:]) if len(counted) == len(spent) else None
+    return Savings(total([*trained, *searched]), each, mean, tuple(assumptions), trainings)
 
 
 def _shortened(factor: float | None) -> list[str]:
