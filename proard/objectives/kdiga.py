@@ -68,8 +68,7 @@ class KDIGA(AdversarialObjective):
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
         """The loss of a batch with the distance of the input gradients, and the student's logits."""
         teacher = required(teacher, self)
-        with torch.no_grad():
-            target = teacher(batch.images)
+        target = self.taught(teacher, batch.images)
         images: dict[Images, torch.Tensor] = {"clean": batch.images}
         if "adversarial" in (self.distil, self.align):
             images["adversarial"] = self.attacked(student, batch)

@@ -18,6 +18,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from proard.common.errors import UserError
+from proard.common.options import Options
 from proard.common.registry import Registry
 from proard.supernet.architecture import Architecture, Decision
 from proard.supernet.cost import Activation, Cost, CostMeter
@@ -70,7 +71,7 @@ class ChannelGroup:
 
 
 @dataclass(frozen=True)
-class Family(ABC):
+class Family(Options, ABC):
     """A kind of network and its options.
 
     Attributes:
@@ -99,25 +100,9 @@ class Family(ABC):
                 raise ValueError(f"{name} needs 1 or {self.input_shape[0]} values, got {len(values)}")
         self.require_positive("std")
 
-    def require_positive(self, *names: str) -> None:
-        """Check fields that hold a number or a non-empty tuple of numbers.
-
-        Raises:
-            ValueError: one of them has an entry that is not positive.
-        """
-        for name in names:
-            value = getattr(self, name)
-            if min(value if isinstance(value, tuple) else (value,), default=0) <= 0:
-                raise ValueError(f"{name} must be positive, got {value}")
-
-    def require_fraction(self, name: str) -> None:
-        """Check that a field is in [0, 1).
-
-        Raises:
-            ValueError: it is not.
-        """
-        if not 0 <= getattr(self, name) < 1:
-            raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+    def require_fraction(self, *names: str) -> None:
+        """Check that options are in [0, 1); ValueError where one is not."""
+        self.require(lambda value: 0 <= value < 1, "in [0, 1)", *names)
 
     @abstractmethod
     def decisions(self) -> list[Decision]:
