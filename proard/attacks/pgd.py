@@ -8,13 +8,12 @@ and buffers that a forward pass in training mode would move are put back.
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
 from typing import Literal
 
 import torch
 
 from proard.attacks.attack import Attack, Loss, Model, attacks
-from proard.attacks.losses import cross_entropy, margin
+from proard.attacks.losses import margin
 from proard.attacks.steps import (
     Perturbed,
     best_of,
@@ -117,10 +116,8 @@ class PGD(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.restarts < 1:
-            raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
-        if self.step_size is not None and not self.step_size > 0:
-            raise ValueError(f"step_size must be positive, got {self.step_size}")
+        self.require_one_or_more("steps", "restarts")
+        self.require_positive("step_size")
         if self.start not in ("uniform", "gaussian", "clean"):
             raise ValueError(f"start must be uniform, gaussian or clean, got {self.start!r}")
         if self.restarts > 1 and self.start == "clean":
@@ -138,12 +135,10 @@ class PGD(Attack):
             return "fgsm"
         return f"pgd{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
 
-    def label_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """What is raised when the caller names no loss: logits (N, K) and labels (N,) to (N,)."""
-        return cross_entropy(logits, labels)
-
-    def _loss(self, labels: torch.Tensor, logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-        return -self.label_loss(logits, labels) if self.targeted else self.label_loss(logits, labels)
+    def own_loss(self, labels: torch.Tensor) -> Loss:
+        """`label_loss` of these labels, or minus that where the labels are targets."""
+        own = super().own_loss(labels)
+        return (lambda logits, images: -own(logits, images)) if self.targeted else own
 
     def perturb(
         self,
@@ -163,7 +158,7 @@ class PGD(Attack):
             perturbed = maximise(
                 model,
                 images,
-                loss or partial(self._loss, labels),
+                loss or self.own_loss(labels),
                 self.threat,
                 steps=self.steps,
                 step_size=self.resolved_step_size,
@@ -214,7 +209,7 @@ class PGD(Attack):
             return ~fooled[active]
 
         for _ in range(self.steps):
-            loss = partial(self._loss, labels[active])
+            loss = self.own_loss(labels[active])
             logits, following = stepped(model, perturbed, images[active], loss, self.threat, self.resolved_step_size)
             left = note(logits)
             perturbed = following

@@ -11,9 +11,9 @@ from functools import lru_cache
 
 import torch
 
-from proard.attacks.attack import Attack, Loss, Model, attacks
+from proard.attacks.attack import Loss, Model, attacks
 from proard.attacks.losses import margin
-from proard.attacks.steps import Perturbed, best_of, buffers_restored, detached_in_float32, images_are_apart, per_image
+from proard.attacks.steps import GuardedAttack, Perturbed, best_of, images_are_apart, per_image
 from proard.attacks.threat import TINY, ThreatModel, per_image_norm
 
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries of 10,000 after which squares get smaller
@@ -21,7 +21,7 @@ HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries of 10,00
 
 @attacks.register("square")
 @dataclass(frozen=True)
-class Square(Attack):
+class Square(GuardedAttack):
     """Squares at random places, kept where they lower the margin of the true class. The model's output is all it uses.
 
     Attributes:
@@ -43,18 +43,9 @@ class Square(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.queries < 2 or self.restarts < 1:
-            raise ValueError(
-                f"queries must be at least 2 and restarts at least 1, got {self.queries} and {self.restarts}"
-            )
-        if not 0 < self.area <= 1:
-            raise ValueError(f"area must be in (0, 1], got {self.area}")
-
-    @property
-    def name(self) -> str:
-        """``square`` for 5000 queries, else ``square1000``, or ``square1000x2`` with two restarts."""
-        queries = "" if self.queries == 5000 and self.restarts == 1 else str(self.queries)
-        return f"square{queries}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+        self.require(lambda queries: queries >= 2, "at least 2", "queries")
+        self.require_one_or_more("restarts")
+        self.require(lambda area: 0 < area <= 1, "in (0, 1]", "area")
 
     def side(self, query: int, height: int, width: int) -> int:
         """Of the square that is tried at a query, in pixels."""
@@ -62,27 +53,17 @@ class Square(Attack):
         least = 1 if self.threat.norm == "linf" else 3  # an l2 square is a pattern
         return min(max(round(math.sqrt(share * height * width)), least), height, width)
 
-    def perturb(
-        self,
-        model: Model,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        *,
-        loss: Loss | None = None,
-        generator: torch.Generator | None = None,
+    def find(
+        self, model: Model, images: torch.Tensor, labels: torch.Tensor, loss: Loss | None, generator: torch.Generator
     ) -> torch.Tensor:
-        """Adversarial images, as of `Attack`; the model's output alone is used."""
-        self.refuse(loss)
+        """What the best of the restarts found."""
         if images.dim() != 4:
             raise ValueError(f"square needs images (N, C, H, W), got {images.dim()} dimensions")
-        generator = self.generator(images, generator)
-        images = detached_in_float32(images)
 
         def attempt(images: torch.Tensor, labels: torch.Tensor) -> Perturbed:
             return self._search(model, images, labels, generator)
 
-        with buffers_restored(model), torch.no_grad():
-            return best_of([attempt] * self.restarts, model, images, labels)
+        return best_of([attempt] * self.restarts, model, images, labels)
 
     def _search(
         self, model: Model, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
