@@ -21,8 +21,8 @@ from proard.common.errors import UserError
 from proard.common.options import Options
 from proard.common.registry import Registry
 from proard.supernet.architecture import Architecture, Decision
-from proard.supernet.cost import Activation, Cost, CostMeter
-from proard.supernet.measured_network import Counts, measure_network
+from proard.supernet.cost import Activation, Cost, CostMeter, Counts
+from proard.supernet.measured_network import measure_network
 from proard.supernet.space import SearchSpace
 
 MEASUREMENTS_KEPT = 10_000
@@ -124,16 +124,16 @@ class Family(Options, ABC):
         """
         name = repr(plan)
         if name not in self._measured:
-            counts, shape = measure_network(self.skeleton(plan), self.input_shape)
+            counts, peak_elements, shape = measure_network(self.skeleton(plan), self.input_shape)
             if shape != (1, self.num_classes):
                 raise UserError(f"network {name} gives {tuple(shape[1:])}, not {self.num_classes} logits")
             if len(self._measured) == MEASUREMENTS_KEPT:
                 del self._measured[next(iter(self._measured))]
-            self._measured[name] = counts
-        meter.add_measured(**self._measured[name], detail=name if self.decisions() else "")
+            self._measured[name] = counts, peak_elements
+        meter.add_measured(*self._measured[name], name if self.decisions() else "")
 
     @cached_property
-    def _measured(self) -> dict[str, Counts]:
+    def _measured(self) -> dict[str, tuple[Counts, int]]:
         """The latest measurements, by the plan's text."""
         return {}
 
