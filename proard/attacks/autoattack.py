@@ -59,8 +59,7 @@ class AutoAttack(GuardedAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.version not in ("standard", "plus", "rand"):
-            raise ValueError(f"version must be standard, plus or rand, got {self.version!r}")
+        self.require(lambda version: version in PASSES, "standard, plus or rand", "version")
         self.require_one_or_more("batch_size")
         if tuple(self.threat.bounds) != (0, 1):
             raise ValueError(f"autoattack is for images in (0, 1), got bounds {self.threat.bounds}")

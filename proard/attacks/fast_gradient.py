@@ -37,8 +37,7 @@ class FGSM(GuardedAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.start not in ("clean", "uniform"):
-            raise ValueError(f"start must be clean or uniform, got {self.start!r}")
+        self.require(lambda start: start in ("clean", "uniform"), "clean or uniform", "start")
         self.require_positive("step_size")
 
     @property

@@ -20,7 +20,6 @@ from proard.attacks.steps import (
     buffers_restored,
     detached_in_float32,
     images_are_apart,
-    per_image,
     value_and_gradient,
 )
 from proard.attacks.threat import ThreatModel
@@ -118,8 +117,8 @@ class PGD(Attack):
         super().__post_init__()
         self.require_one_or_more("steps", "restarts")
         self.require_positive("step_size")
-        if self.start not in ("uniform", "gaussian", "clean"):
-            raise ValueError(f"start must be uniform, gaussian or clean, got {self.start!r}")
+        starts = ("uniform", "gaussian", "clean")
+        self.require(lambda start: start in starts, "uniform, gaussian or clean", "start")
         if self.restarts > 1 and self.start == "clean":
             raise ValueError("restarts from clean images would all be the same; use start='uniform'")
 
@@ -152,10 +151,8 @@ class PGD(Attack):
     ) -> torch.Tensor:
         """Adversarial images, as of `Attack`; the default loss is the labels' cross-entropy, ``start`` its own."""
         generator = self.generator(images, generator)
-        sign = -1.0 if self.targeted else 1.0
-        best: torch.Tensor | None = None
-        for _ in range(self.restarts):
-            perturbed = maximise(
+        runs = [
+            maximise(
                 model,
                 images,
                 loss or self.own_loss(labels),
@@ -165,18 +162,14 @@ class PGD(Attack):
                 start=self.start if start is None else start,
                 generator=generator,
             )
-            if self.restarts == 1:
-                return perturbed
-            with torch.no_grad(), buffers_restored(model):
-                score = sign * margin(model(perturbed), labels)
-            if best is None:
-                best, best_score = perturbed, score
-            else:
-                better = score > best_score
-                best = torch.where(per_image(better, images), perturbed, best)
-                best_score = torch.maximum(score, best_score)
-        assert best is not None
-        return best
+            for _ in range(self.restarts)
+        ]
+        if self.restarts == 1:
+            return runs[0]
+        with torch.no_grad(), buffers_restored(model):
+            margins = torch.stack([margin(model(perturbed), labels) for perturbed in runs])
+        best = (-margins if self.targeted else margins).argmax(0)
+        return torch.stack(runs)[best, torch.arange(len(images), device=best.device)]
 
     def until_fooled(
         self, model: Model, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator | None = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 
 class Options:
     """What holds options as attributes and checks them; an option that is None stands for a default, and passes."""
 
-    def require(self, holds: Callable[[float], bool], what: str, *names: str) -> None:
-        """Check that a rule holds for options, each a number or a non-empty tuple of numbers.
+    def require(self, holds: Callable[[Any], bool], what: str, *names: str) -> None:
+        """Check that a rule holds for options, and for each entry of one that is a tuple, which must not be empty.
 
         Raises:
             ValueError: names the first for which it does not, and ``what`` the option must be.
@@ -18,7 +19,7 @@ class Options:
             value = getattr(self, name)
             values = value if isinstance(value, tuple) else (value,)
             if not values or not all(entry is None or holds(entry) for entry in values):
-                raise ValueError(f"{name} must be {what}, got {value}")
+                raise ValueError(f"{name} must be {what}, got {value!r}")
 
     def require_positive(self, *names: str) -> None:
         """Check that options are positive; ValueError where one is not."""

@@ -61,9 +61,7 @@ class KDIGA(AdversarialObjective):
         self.require_fraction("distillation_weight")
         self.require_positive("temperature", "scale")
         self.require_not_negative("alignment_weight")
-        for name in ("distil", "align"):
-            if getattr(self, name) not in get_args(Images):
-                raise ValueError(f"{name} must be clean or adversarial, got {getattr(self, name)!r}")
+        self.require(lambda images: images in get_args(Images), "clean or adversarial", "distil", "align")
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
         """The loss of a batch with the distance of the input gradients, and the student's logits."""

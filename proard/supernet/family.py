@@ -91,8 +91,7 @@ class Family(Options, ABC):
     std: tuple[float, ...] = (0.25,)
 
     def __post_init__(self) -> None:
-        if self.num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {self.num_classes}")
+        self.require(lambda count: count >= 2, "at least 2", "num_classes")
         if len(self.input_shape) != 3 or min(self.input_shape) < 1:
             raise ValueError(f"input_shape must be (channels, height, width), got {self.input_shape}")
         for name, values in (("mean", self.mean), ("std", self.std)):
