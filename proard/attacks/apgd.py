@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
 
 import torch
 
@@ -121,12 +120,11 @@ class AutoPGD(GuardedAttack):
         self, model: Model, images: torch.Tensor, labels: torch.Tensor, loss: Loss | None, generator: torch.Generator
     ) -> torch.Tensor:
         """The best of the restarts; with a loss of the caller's, the highest, whatever it fools."""
-        options: dict[str, Any] = {"steps": self.steps, "generator": generator}
 
         def attempt(images: torch.Tensor, labels: torch.Tensor) -> Perturbed:
-            if loss is not None:  # closed over the whole batch; it gets the whole batch, as nothing counts as fooled
-                return ascend(model, images, None, loss, self.threat, **options)
-            return ascend(model, images, labels, self.own_loss(labels), self.threat, **options)
+            # A caller's loss is closed over the whole batch; it gets the whole batch, as nothing counts as fooled.
+            seen, raised = (labels, self.own_loss(labels)) if loss is None else (None, loss)
+            return ascend(model, images, seen, raised, self.threat, steps=self.steps, generator=generator)
 
         return best_of([attempt] * self.restarts, model, images, labels)
 
@@ -180,14 +178,13 @@ class APGDTargeted(AutoPGD):
         Raises:
             UserError: fewer than 4 classes.
         """
-        options: dict[str, Any] = {"steps": self.steps, "generator": generator}
 
         def towards(rank: int) -> Attempt:
             def attempt(images: torch.Tensor, labels: torch.Tensor) -> Perturbed:
                 others = model(images).scatter(1, labels[:, None], float("-inf"))
                 targets = others.argsort(1, descending=True)[:, rank]
                 own = lambda logits, _: targeted_dlr(logits, labels, targets)  # noqa: E731
-                return ascend(model, images, labels, own, self.threat, **options)
+                return ascend(model, images, labels, own, self.threat, steps=self.steps, generator=generator)
 
             return attempt
 

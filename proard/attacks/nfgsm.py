@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import torch
 
@@ -47,18 +48,9 @@ class NFGSM(GuardedAttack):
         """The step size in use."""
         return self.threat.eps if self.step_size is None else self.step_size
 
-    def __call__(
-        self,
-        model: Model,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        *,
-        loss: Loss | None = None,
-        generator: torch.Generator | None = None,
-    ) -> torch.Tensor:
+    def __call__(self, model: Model, images: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:
         """Adversarial images, as of `Attack`; always within eps."""
-        perturbed = super().__call__(model, images, labels, loss=loss, generator=generator)
-        return self.threat.project(perturbed, detached_in_float32(images))
+        return self.threat.project(super().__call__(model, images, labels, **options), detached_in_float32(images))
 
     def find(
         self, model: Model, images: torch.Tensor, labels: torch.Tensor, loss: Loss | None, generator: torch.Generator

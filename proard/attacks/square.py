@@ -14,7 +14,7 @@ import torch
 from proard.attacks.attack import Loss, Model, attacks
 from proard.attacks.losses import margin
 from proard.attacks.steps import GuardedAttack, Perturbed, best_of, images_are_apart, per_image
-from proard.attacks.threat import TINY, ThreatModel, per_image_norm
+from proard.attacks.threat import TINY, per_image_norm
 
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries of 10,000 after which squares get smaller
 
@@ -70,8 +70,8 @@ class Square(GuardedAttack):
     ) -> Perturbed:
         """Algorithm 1. The squares of a query are at one place for the whole batch, with a sign for each image."""
         height, width = images.shape[2:]
-        start, propose = (_stripes, _square) if self.threat.norm == "linf" else (_tiles, _move)
-        best = start(images, self.threat, generator)
+        start, propose = (self._stripes, self._square) if self.threat.norm == "linf" else (self._tiles, self._move)
+        best = start(images, generator)
         value = margin(model(best), labels)
         places = torch.rand((self.queries, 4), generator=generator, device=generator.device).tolist()
         everything, apart = torch.arange(len(images), device=images.device), images_are_apart(model)
@@ -84,80 +84,62 @@ class Square(GuardedAttack):
             side = self.side(query, height, width)
             room = (height - side + 1, width - side + 1) * 2
             corners = tuple(int(share * size) for share, size in zip(places[query], room, strict=True))
-            tried = propose(best[left], images[left], corners, side, self.threat, generator)
+            tried = propose(best[left], images[left], corners, side, generator)
             new = margin(model(tried), labels[left])
             better = new > value[left]
             best[left] = torch.where(per_image(better, tried), tried, best[left])
             value[left] = torch.maximum(new, value[left])
         return best, value, value > 0
 
+    # linf: the start, and the proposal
 
-# ---------------------------------------------------------------------------------------------------------------------
-# linf: the start, and the proposal
+    def _stripes(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Every column of every channel moved by eps, up or down."""
+        count, channels, _, width = images.shape
+        signs = _signs((count, channels, 1, width), images, generator)
+        return self.threat.project(images + self.threat.eps * signs, images)
 
+    def _square(
+        self, best: torch.Tensor, images: torch.Tensor, corners: tuple[int, ...], side: int, generator: torch.Generator
+    ) -> torch.Tensor:
+        """One square moved to eps, up or down per channel."""
+        tried = best.clone()
+        window = (..., slice(corners[0], corners[0] + side), slice(corners[1], corners[1] + side))
+        tried[window] = images[window] + self.threat.eps * _signs((*images.shape[:2], 1, 1), images, generator)
+        return self.threat.project(tried, images)
 
-def _stripes(images: torch.Tensor, threat: ThreatModel, generator: torch.Generator) -> torch.Tensor:
-    """Every column of every channel moved by eps, up or down."""
-    count, channels, _, width = images.shape
-    return threat.project(images + threat.eps * _signs((count, channels, 1, width), images, generator), images)
+    # l2: the start, and the proposal
 
+    def _tiles(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Five by five patterns with random signs, scaled to eps together."""
+        count, channels, height, width = images.shape
+        side = max(min(height, width) // 5, 1)
+        rows, columns = height // side, width // side
+        signs = _signs((count, channels, rows, columns), images, generator)
+        patterns = _pattern(side).to(images).repeat(rows, columns)
+        tiled = signs.repeat_interleave(side, 2).repeat_interleave(side, 3) * patterns
+        delta = torch.zeros_like(images)
+        top, left = (height - rows * side) // 2, (width - columns * side) // 2
+        delta[:, :, top : top + rows * side, left : left + columns * side] = tiled
+        return self.threat.project(images + delta * (self.threat.eps / per_image_norm(delta)), images)
 
-def _square(
-    best: torch.Tensor,
-    images: torch.Tensor,
-    corners: tuple[int, ...],
-    side: int,
-    threat: ThreatModel,
-    generator: torch.Generator,
-) -> torch.Tensor:
-    """One square moved to eps, up or down per channel."""
-    tried = best.clone()
-    window = (..., slice(corners[0], corners[0] + side), slice(corners[1], corners[1] + side))
-    tried[window] = images[window] + threat.eps * _signs((*images.shape[:2], 1, 1), images, generator)
-    return threat.project(tried, images)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# l2: the start, and the proposal
-
-
-def _tiles(images: torch.Tensor, threat: ThreatModel, generator: torch.Generator) -> torch.Tensor:
-    """Five by five patterns with random signs, scaled to eps together."""
-    count, channels, height, width = images.shape
-    side = max(min(height, width) // 5, 1)
-    rows, columns = height // side, width // side
-    signs = _signs((count, channels, rows, columns), images, generator)
-    tiled = signs.repeat_interleave(side, 2).repeat_interleave(side, 3) * _pattern(side).to(images).repeat(
-        rows, columns
-    )
-    delta = torch.zeros_like(images)
-    top, left = (height - rows * side) // 2, (width - columns * side) // 2
-    delta[:, :, top : top + rows * side, left : left + columns * side] = tiled
-    return threat.project(images + delta * (threat.eps / per_image_norm(delta)), images)
-
-
-def _move(
-    best: torch.Tensor,
-    images: torch.Tensor,
-    corners: tuple[int, ...],
-    side: int,
-    threat: ThreatModel,
-    generator: torch.Generator,
-) -> torch.Tensor:
-    """The perturbation's mass in one window, and what is left of eps, moved into a pattern in another window."""
-    delta = best - images
-    to, away = ((..., slice(y, y + side), slice(x, x + side)) for y, x in (corners[:2], corners[2:]))
-    either = torch.zeros(images.shape[2:], dtype=images.dtype, device=images.device)
-    either[to] = either[away] = 1
-    unused = (threat.eps**2 - per_image_norm(delta) ** 2).clamp_min(0) / images.shape[1]
-    available = ((delta * either).square().sum((2, 3), keepdim=True) + unused).sqrt()
-    pattern = _pattern(side).to(images)
-    turned = torch.rand((), generator=generator, device=generator.device) < 0.5
-    pattern = torch.where(turned.to(images.device), pattern.T, pattern)
-    new = pattern * _signs((*images.shape[:2], 1, 1), images, generator) + _normalised(delta[to])
-    delta[away] = 0
-    delta[to] = _normalised(new) * available
-    return threat.project(images + delta, images)
+    def _move(
+        self, best: torch.Tensor, images: torch.Tensor, corners: tuple[int, ...], side: int, generator: torch.Generator
+    ) -> torch.Tensor:
+        """The perturbation's mass in one window, and what is left of eps, moved into a pattern in another window."""
+        delta = best - images
+        to, away = ((..., slice(y, y + side), slice(x, x + side)) for y, x in (corners[:2], corners[2:]))
+        either = torch.zeros(images.shape[2:], dtype=images.dtype, device=images.device)
+        either[to] = either[away] = 1
+        unused = (self.threat.eps**2 - per_image_norm(delta) ** 2).clamp_min(0) / images.shape[1]
+        available = ((delta * either).square().sum((2, 3), keepdim=True) + unused).sqrt()
+        pattern = _pattern(side).to(images)
+        turned = torch.rand((), generator=generator, device=generator.device) < 0.5
+        pattern = torch.where(turned.to(images.device), pattern.T, pattern)
+        new = pattern * _signs((*images.shape[:2], 1, 1), images, generator) + _normalised(delta[to])
+        delta[away] = 0
+        delta[to] = _normalised(new) * available
+        return self.threat.project(images + delta, images)
 
 
 @lru_cache(maxsize=256)

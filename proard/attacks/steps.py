@@ -16,10 +16,9 @@ from proard.attacks.attack import Attack, Loss, Model
 @contextmanager
 def buffers_restored(model: Model) -> Iterator[None]:
     """Put back the buffers (running statistics) that forward passes in training mode move, also after an exception."""
-    training = isinstance(model, nn.Module) and any(module.training for module in model.modules())
-    saved = (
-        [(buffer, buffer.clone()) for buffer in model.buffers()] if training and isinstance(model, nn.Module) else []
-    )
+    saved = []
+    if isinstance(model, nn.Module) and any(module.training for module in model.modules()):
+        saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield
     finally:

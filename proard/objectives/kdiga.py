@@ -10,9 +10,10 @@ from typing import Literal, get_args
 import torch
 
 from proard.attacks.losses import cross_entropy, kl_divergence
+from proard.attacks.steps import detached_in_float32
 from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives, required
 from proard.objectives.crafting import Batch
-from proard.objectives.differentiation import input_gradient, leaf, twice_differentiable
+from proard.objectives.differentiation import input_gradient, twice_differentiable
 
 Images = Literal["clean", "adversarial"]
 
@@ -72,7 +73,7 @@ class KDIGA(AdversarialObjective):
             images["adversarial"] = self.attacked(student, batch)
         goal = teacher_gradient(teacher, images[self.align], batch.labels) if self.alignment_weight > 0 else None
         # One forward pass at the aligned images serves the alignment and the losses.
-        aligned = leaf(images[self.align])
+        aligned = detached_in_float32(images[self.align]).requires_grad_()
         with twice_differentiable():
             logits: dict[Images, torch.Tensor] = {self.align: student(aligned)}
         if self.distil not in logits:
