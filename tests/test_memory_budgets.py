@@ -16,7 +16,7 @@ from proard.supernet import Family, Supernet, build_supernet
 from proard.supernet.activation_memory import peak_elements
 from proard.supernet.budgets import Budget
 from proard.supernet.calibration import add_running_statistics
-from proard.supernet.cost import Activation, CostMeter
+from proard.supernet.cost import Activation, CostMeter, Counts
 from proard.supernet.family import Normalize
 
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -208,11 +208,11 @@ def test_costs_measured_by_default_against_the_walk(supernet: Supernet) -> None:
 
 
 def test_a_measured_network_of_ones_own() -> None:
-    """Without further counts, every parameter takes 4 bytes in int8."""
     meter = CostMeter()
-    meter.add_measured(100, 10, 2, 3, 50, counters=1)
+    meter.add_measured(Counts(100, 10, 2, 3, counters=1, int8_bytes=40), peak_elements=50)
     cost = meter.cost()
     assert (cost.multiply_adds, cost.parameters, cost.weight_bytes_int8) == (100, 10, 40)
+    assert (cost.peak_activation_bytes, cost.peak_activation_bytes_int8) == (200, 50)
     assert cost.file_bytes - cost.file_bytes_float16 == 2 * (10 + 2)
 
 

@@ -8,21 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
 
 import torch
 
-from proard.attacks.attack import Attack, Loss, Model, attacks
-from proard.attacks.losses import at_least_float32, cross_entropy
-from proard.attacks.steps import (
-    Attempt,
-    Perturbed,
-    best_of,
-    buffers_restored,
-    detached_in_float32,
-    per_image,
-    value_and_gradient,
-)
+from proard.attacks.attack import Loss, Model, attacks
+from proard.attacks.losses import at_least_float32, margin
+from proard.attacks.steps import Attempt, GuardedAttack, Perturbed, best_of, per_image, value_and_gradient
 from proard.attacks.threat import TINY, ThreatModel
 from proard.common.errors import UserError
 
@@ -105,7 +96,7 @@ def ascend(
 
 
 @dataclass(frozen=True)
-class AutoPGD(Attack):
+class AutoPGD(GuardedAttack):
     """What the variants have in common.
 
     Attributes:
@@ -123,53 +114,25 @@ class AutoPGD(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.restarts < 1:
-            raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
+        self.require_one_or_more("steps", "restarts")
 
-    @property
-    def name(self) -> str:
-        """The registered name for 100 steps, else such as ``apgd-ce50`` or ``apgd-ce100x5`` with five restarts."""
-        steps = "" if self.steps == 100 and self.restarts == 1 else str(self.steps)
-        return attacks.name_of(self) + steps + (f"x{self.restarts}" if self.restarts > 1 else "")
-
-    def label_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """What is raised when the caller names no loss: logits (N, K) and labels (N,) to (N,)."""
-        raise NotImplementedError
-
-    def perturb(
-        self,
-        model: Model,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        *,
-        loss: Loss | None = None,
-        generator: torch.Generator | None = None,
+    def find(
+        self, model: Model, images: torch.Tensor, labels: torch.Tensor, loss: Loss | None, generator: torch.Generator
     ) -> torch.Tensor:
-        """Adversarial images, as of `Attack`.
-
-        With a loss of the caller's, the iterate of highest loss is returned, whatever it fools.
-        """
-        options: dict[str, Any] = {"steps": self.steps, "generator": self.generator(images, generator)}
-        images = detached_in_float32(images)
+        """The best of the restarts; with a loss of the caller's, the highest, whatever it fools."""
 
         def attempt(images: torch.Tensor, labels: torch.Tensor) -> Perturbed:
-            if loss is not None:  # closed over the whole batch; it gets the whole batch, as nothing counts as fooled
-                return ascend(model, images, None, loss, self.threat, **options)
-            own = lambda logits, _: self.label_loss(logits, labels)  # noqa: E731
-            return ascend(model, images, labels, own, self.threat, **options)
+            # A caller's loss is closed over the whole batch; it gets the whole batch, as nothing counts as fooled.
+            seen, raised = (labels, self.own_loss(labels)) if loss is None else (None, loss)
+            return ascend(model, images, seen, raised, self.threat, steps=self.steps, generator=generator)
 
-        with buffers_restored(model), torch.no_grad():
-            return best_of([attempt] * self.restarts, model, images, labels)
+        return best_of([attempt] * self.restarts, model, images, labels)
 
 
 @attacks.register("apgd-ce")
 @dataclass(frozen=True)
 class APGDCE(AutoPGD):
     """Auto-PGD on the cross-entropy, or on the loss of an objective; options as of `AutoPGD`."""
-
-    def label_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The cross-entropy of each image."""
-        return cross_entropy(logits, labels)
 
 
 @attacks.register("apgd-dlr")
@@ -205,40 +168,29 @@ class APGDTargeted(AutoPGD):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.targets < 1:
-            raise ValueError(f"targets must be at least 1, got {self.targets}")
+        self.require_one_or_more("targets")
 
-    def perturb(
-        self,
-        model: Model,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        *,
-        loss: Loss | None = None,
-        generator: torch.Generator | None = None,
+    def find(
+        self, model: Model, images: torch.Tensor, labels: torch.Tensor, loss: Loss | None, generator: torch.Generator
     ) -> torch.Tensor:
-        """Adversarial images, as of `Attack`; the loss is the attack's own.
+        """The best of all targets and restarts.
 
         Raises:
             UserError: fewer than 4 classes.
         """
-        self.refuse(loss)
-        options: dict[str, Any] = {"steps": self.steps, "generator": self.generator(images, generator)}
-        images = detached_in_float32(images)
 
         def towards(rank: int) -> Attempt:
             def attempt(images: torch.Tensor, labels: torch.Tensor) -> Perturbed:
                 others = model(images).scatter(1, labels[:, None], float("-inf"))
                 targets = others.argsort(1, descending=True)[:, rank]
                 own = lambda logits, _: targeted_dlr(logits, labels, targets)  # noqa: E731
-                return ascend(model, images, labels, own, self.threat, **options)
+                return ascend(model, images, labels, own, self.threat, steps=self.steps, generator=generator)
 
             return attempt
 
-        with buffers_restored(model), torch.no_grad():
-            targets = min(self.targets, model(images).shape[1] - 1)
-            attempts = [towards(rank) for rank in range(targets) for _ in range(self.restarts)]
-            return best_of(attempts, model, images, labels)
+        targets = min(self.targets, model(images).shape[1] - 1)
+        attempts = [towards(rank) for rank in range(targets) for _ in range(self.restarts)]
+        return best_of(attempts, model, images, labels)
 
 
 def dlr(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -248,10 +200,8 @@ def dlr(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             f"attack apgd-dlr needs 3 classes or more, the network has {logits.shape[1]}; use apgd-ce or cw"
         )
     logits = at_least_float32(logits)
-    true = logits.gather(1, labels[:, None]).squeeze(1)
-    other = logits.scatter(1, labels[:, None], float("-inf")).amax(1)
     ordered = logits.sort(1, descending=True).values
-    return (other - true) / (ordered[:, 0] - ordered[:, 2] + TINY)
+    return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + TINY)
 
 
 def targeted_dlr(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -10,17 +10,20 @@ from typing import ClassVar
 
 import torch
 
+from proard.attacks.losses import cross_entropy
 from proard.attacks.threat import ThreatModel, per_image_norm
 from proard.common.errors import Stopped, UserError
+from proard.common.options import Options
 from proard.common.registry import Registry
 
 Model = Callable[[torch.Tensor], torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(logits (N, K), images (N, ...)) to one value per image (N,), to be raised."""
+COUNTS = ("steps", "queries")  # what a number behind a name sets: pgd20, square1000; pgd20x5 has five restarts
 
 
 @dataclass(frozen=True)
-class Attack(ABC):
+class Attack(Options, ABC):
     """An attack. It holds no model, and leaves the one it is called with as it was: modes, gradients and buffers.
 
     ``attack(model, images, labels)`` returns adversarial images.
@@ -49,9 +52,16 @@ class Attack(ABC):
             raise ValueError(f"{name} is for norm {norms}, got {self.threat.norm}; pgd is for both")
 
     @property
-    @abstractmethod
     def name(self) -> str:
-        """Short name, such as ``pgd20``: what results are reported under."""
+        """What results are reported under: the registered name, and behind it what is not the default of it.
+
+        That is the number of steps or queries, and restarts, as in ``apgd-ce50``, ``square1000`` or ``cw100x5``.
+        """
+        restarts = getattr(self, "restarts", 1)
+        counts = {option: getattr(self, option) for option in COUNTS if hasattr(self, option)}
+        default = all(count == getattr(type(self), option, None) for option, count in counts.items())
+        numbers = "" if default and restarts == 1 else "".join(map(str, counts.values()))
+        return attacks.name_of(self) + numbers + (f"x{restarts}" if restarts > 1 else "")
 
     @property
     def passes(self) -> int:
@@ -134,12 +144,13 @@ class Attack(ABC):
                 needs = f"attack {self.name} needs the package '{package}'"
                 raise UserError(f"{needs}; pip install 'proard[{extra}]'")
 
-    def refuse(self, loss: Loss | None) -> None:
-        """Accept no loss of a caller: for attacks that have only their own."""
-        if loss is not None:
-            raise ValueError(
-                f"{type(self).__name__} has a loss of its own; an objective needs pgd or another of its kind"
-            )
+    def label_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """What is raised when the caller names no loss, the cross-entropy: logits (N, K) and labels (N,) to (N,)."""
+        return cross_entropy(logits, labels)
+
+    def own_loss(self, labels: torch.Tensor) -> Loss:
+        """`label_loss` of these labels, as a loss."""
+        return lambda logits, _: self.label_loss(logits, labels)
 
     def generator(self, images: torch.Tensor, given: torch.Generator | None) -> torch.Generator:
         """The given generator, or one of the attack's own on the images' device."""

@@ -19,8 +19,8 @@ from typing import Any, Literal
 import numpy
 import torch
 
-from proard.attacks.attack import Attack, Loss, Model, attacks
-from proard.attacks.steps import buffers_restored, detached_in_float32
+from proard.attacks.attack import Loss, Model, attacks
+from proard.attacks.steps import GuardedAttack
 from proard.common.errors import UserError
 
 LOGGER = "auto-attack"
@@ -29,7 +29,7 @@ PASSES = {"standard": 7900, "plus": 9800, "rand": 4100}  # counted on images tha
 
 @attacks.register("autoattack")
 @dataclass(frozen=True)
-class AutoAttack(Attack):
+class AutoAttack(GuardedAttack):
     """The ensemble that robust accuracy is compared by.
 
     ``standard`` is apgd-ce, apgd-t, fab-t and square; ``plus`` adds apgd-dlr, fab and restarts; ``rand`` is apgd-ce and
@@ -59,10 +59,8 @@ class AutoAttack(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.version not in ("standard", "plus", "rand"):
-            raise ValueError(f"version must be standard, plus or rand, got {self.version!r}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        self.require(lambda version: version in PASSES, "standard, plus or rand", "version")
+        self.require_one_or_more("batch_size")
         if tuple(self.threat.bounds) != (0, 1):
             raise ValueError(f"autoattack is for images in (0, 1), got bounds {self.threat.bounds}")
 
@@ -76,36 +74,26 @@ class AutoAttack(Attack):
         """About how many forward passes each version takes for an image that withstands it."""
         return PASSES[self.version]
 
-    def perturb(
-        self,
-        model: Model,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        *,
-        loss: Loss | None = None,
-        generator: torch.Generator | None = None,
+    def find(
+        self, model: Model, images: torch.Tensor, labels: torch.Tensor, loss: Loss | None, generator: torch.Generator
     ) -> torch.Tensor:
-        """Adversarial images, as of `Attack`. An image that withstands every part is returned as it is.
+        """What the package finds; an image that withstands every part is returned as it is.
 
         Raises:
             UserError: the package is missing, or the network has a single class.
         """
-        self.refuse(loss)
         self.require_packages()
         if images.dim() != 4:
             raise ValueError(f"autoattack needs images (N, C, H, W), got {images.dim()} dimensions")
-        images = detached_in_float32(images)
         single, dtype = images.float(), images.dtype
-        seed = self.seed if generator is None else generator.initial_seed()
-        with buffers_restored(model), globals_restored(), warnings_of_the_package():
+        with globals_restored(), warnings_of_the_package():
             make = importlib.import_module("pyautoattack").AutoAttack
-            with torch.no_grad():
-                classes = model(images[: self.batch_size]).shape[1]
+            classes = model(images[: self.batch_size]).shape[1]
             package = make(
                 _without_parameter_gradients(model, dtype),
                 norm={"linf": "Linf", "l2": "L2"}[self.threat.norm],
                 eps=self.threat.eps,
-                seed=seed,
+                seed=generator.initial_seed(),
                 version=self.version,
                 device=images.device,
             )

@@ -6,14 +6,14 @@ from dataclasses import KW_ONLY, dataclass
 
 import torch
 
-from proard.attacks.attack import Attack, Loss, Model, attacks
-from proard.attacks.steps import buffers_restored, detached_in_float32, per_image
+from proard.attacks.attack import Loss, Model, attacks
+from proard.attacks.steps import GuardedAttack, per_image
 from proard.attacks.threat import TINY, per_image_norm
 
 
 @attacks.register("deepfool")
 @dataclass(frozen=True)
-class DeepFool(Attack):
+class DeepFool(GuardedAttack):
     """A small perturbation that just fools, brought into the ball of the threat model afterwards.
 
     Algorithm 2 of the paper for l2, and its linf form (p to infinity, equations 11 and 12 with q = 1). What is farther
@@ -39,46 +39,27 @@ class DeepFool(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.candidates < 1:
-            raise ValueError(f"steps and candidates must be at least 1, got {self.steps} and {self.candidates}")
-        if not self.overshoot >= 0:
-            raise ValueError(f"overshoot must be at least 0, got {self.overshoot}")
+        self.require_one_or_more("steps", "candidates")
+        self.require_not_negative("overshoot")
 
-    @property
-    def name(self) -> str:
-        """``deepfool`` for 50 steps, else ``deepfool100``."""
-        return "deepfool" if self.steps == 50 else f"deepfool{self.steps}"
-
-    def perturb(
-        self,
-        model: Model,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        *,
-        loss: Loss | None = None,
-        generator: torch.Generator | None = None,
+    def find(
+        self, model: Model, images: torch.Tensor, labels: torch.Tensor, loss: Loss | None, generator: torch.Generator
     ) -> torch.Tensor:
-        """Adversarial images, as of `Attack`.
-
-        Nothing is random; an image that is misclassified already is returned as it is.
-        """
-        self.refuse(loss)
-        images = detached_in_float32(images)
+        """The images just beyond the boundary; one that is misclassified already is returned as it is."""
         perturbed, (low, high) = images, self.threat.bounds
         delta = torch.zeros_like(images)  # without the overshoot, which would hide how far the boundary still is
-        with buffers_restored(model), torch.no_grad():
-            logits = model(images)
-            others = logits.scatter(1, labels[:, None], float("-inf"))
-            rivals = others.topk(min(self.candidates, logits.shape[1] - 1), 1).indices  # likeliest first
-            active = logits.argmax(1) == labels
-            for _ in range(self.steps):
-                if not bool(active.any()):
-                    break
-                step = self._nearest_boundary(model, (images + delta).clamp(low, high), labels, rivals)
-                delta = torch.where(per_image(active, delta), delta + step, delta)
-                perturbed = (images + (1 + self.overshoot) * delta).clamp(low, high)
-                active = model(perturbed).argmax(1) == labels
-            return self.threat.project(perturbed, images)
+        logits = model(images)
+        others = logits.scatter(1, labels[:, None], float("-inf"))
+        rivals = others.topk(min(self.candidates, logits.shape[1] - 1), 1).indices  # likeliest first
+        active = logits.argmax(1) == labels
+        for _ in range(self.steps):
+            if not bool(active.any()):
+                break
+            step = self._nearest_boundary(model, (images + delta).clamp(low, high), labels, rivals)
+            delta = torch.where(per_image(active, delta), delta + step, delta)
+            perturbed = (images + (1 + self.overshoot) * delta).clamp(low, high)
+            active = model(perturbed).argmax(1) == labels
+        return self.threat.project(perturbed, images)
 
     def _nearest_boundary(
         self, model: Model, images: torch.Tensor, labels: torch.Tensor, rivals: torch.Tensor

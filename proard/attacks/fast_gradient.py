@@ -7,15 +7,15 @@ from typing import Literal
 
 import torch
 
-from proard.attacks.attack import Attack, Loss, Model, attacks
-from proard.attacks.losses import cross_entropy
-from proard.attacks.pgd import maximise
+from proard.attacks.attack import Loss, Model, attacks
+from proard.attacks.pgd import started, stepped
+from proard.attacks.steps import GuardedAttack
 from proard.attacks.threat import ThreatModel
 
 
 @attacks.register("fgsm")
 @dataclass(frozen=True)
-class FGSM(Attack):
+class FGSM(GuardedAttack):
     """``x + eps sign(d CE(f(x), y) / dx)``, for linf.
 
     With a uniform start and a step of 1.25 eps it is the one-step training of Wong et al. (arXiv 2001.03994).
@@ -37,10 +37,8 @@ class FGSM(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.start not in ("clean", "uniform"):
-            raise ValueError(f"start must be clean or uniform, got {self.start!r}")
-        if self.step_size is not None and not self.step_size > 0:
-            raise ValueError(f"step_size must be positive, got {self.step_size}")
+        self.require(lambda start: start in ("clean", "uniform"), "clean or uniform", "start")
+        self.require_positive("step_size")
 
     @property
     def resolved_step_size(self) -> float:
@@ -52,26 +50,13 @@ class FGSM(Attack):
         """``fgsm`` (``fgm`` for l2); ``rs-fgsm`` with a random start."""
         return ("rs-" if self.start == "uniform" else "") + attacks.name_of(self)
 
-    def perturb(
-        self,
-        model: Model,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        *,
-        loss: Loss | None = None,
-        generator: torch.Generator | None = None,
+    def find(
+        self, model: Model, images: torch.Tensor, labels: torch.Tensor, loss: Loss | None, generator: torch.Generator
     ) -> torch.Tensor:
-        """Adversarial images, as of `Attack`; the default loss is the cross-entropy of the labels."""
-        return maximise(
-            model,
-            images,
-            loss or (lambda logits, _: cross_entropy(logits, labels)),
-            self.threat,
-            steps=1,
-            step_size=self.resolved_step_size,
-            start=self.start,
-            generator=self.generator(images, generator),
-        )
+        """The start, and one step from there."""
+        start = started(images, self.start, self.threat, generator)
+        loss = loss or self.own_loss(labels)
+        return stepped(model, start, images, loss, self.threat, self.resolved_step_size)[1]
 
 
 @attacks.register("fgm")

@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 
 import torch
 
-from proard.attacks.attack import attacks
+from proard.attacks.attack import Attack, attacks
 from proard.attacks.losses import margin
 from proard.attacks.pgd import PGD
 
@@ -27,11 +27,7 @@ class MarginPGD(PGD):
     _: KW_ONLY
     steps: int = 100
 
-    @property
-    def name(self) -> str:
-        """Short name: ``cw`` for 100 steps, ``cw20``, ``cw20x5`` with five restarts."""
-        steps = "" if self.steps == 100 and self.restarts == 1 else str(self.steps)
-        return f"cw{steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+    name = Attack.name  # PGD's always has the number of steps
 
     def label_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The margin: logits (N, K) and labels (N,) to (N,)."""

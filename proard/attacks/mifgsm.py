@@ -6,15 +6,14 @@ from dataclasses import KW_ONLY, dataclass
 
 import torch
 
-from proard.attacks.attack import Attack, Loss, Model, attacks
-from proard.attacks.losses import cross_entropy
-from proard.attacks.steps import buffers_restored, detached_in_float32, per_image, value_and_gradient
+from proard.attacks.attack import Loss, Model, attacks
+from proard.attacks.steps import GuardedAttack, per_image, value_and_gradient
 from proard.attacks.threat import TINY
 
 
 @attacks.register("mifgsm")
 @dataclass(frozen=True)
-class MIFGSM(Attack):
+class MIFGSM(GuardedAttack):
     """``g <- decay g + grad / |grad|_1``, then ``x <- x + step_size sign(g)`` (l2: ``g / |g|_2``), from the image.
 
     Attributes:
@@ -34,41 +33,24 @@ class MIFGSM(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if self.step_size is not None and not self.step_size > 0:
-            raise ValueError(f"step_size must be positive, got {self.step_size}")
-        if not self.decay >= 0:
-            raise ValueError(f"decay must be at least 0, got {self.decay}")
+        self.require_one_or_more("steps")
+        self.require_positive("step_size")
+        self.require_not_negative("decay")
 
     @property
     def resolved_step_size(self) -> float:
         """The step size in use."""
         return self.threat.eps / self.steps if self.step_size is None else self.step_size
 
-    @property
-    def name(self) -> str:
-        """``mifgsm`` for 10 steps, else ``mifgsm20``."""
-        return "mifgsm" if self.steps == 10 else f"mifgsm{self.steps}"
-
-    def perturb(
-        self,
-        model: Model,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        *,
-        loss: Loss | None = None,
-        generator: torch.Generator | None = None,
+    def find(
+        self, model: Model, images: torch.Tensor, labels: torch.Tensor, loss: Loss | None, generator: torch.Generator
     ) -> torch.Tensor:
-        """Adversarial images, as of `Attack`; the default loss is the cross-entropy of the labels. No randomness."""
-        loss = loss or (lambda logits, _: cross_entropy(logits, labels))
-        perturbed = images = detached_in_float32(images)
-        momentum = torch.zeros_like(images)
-        with buffers_restored(model), torch.no_grad():
-            for _ in range(self.steps):
-                _, _, gradient = value_and_gradient(model, perturbed, loss)
-                size = per_image(gradient.flatten(1).abs().sum(1), gradient).clamp_min(TINY)
-                momentum = self.decay * momentum + gradient / size
-                step = self.resolved_step_size * self.threat.ascent_direction(momentum)
-                perturbed = self.threat.project(perturbed + step, images)
+        """Adversarial images after all steps; nothing is random."""
+        perturbed, momentum = images, torch.zeros_like(images)
+        for _ in range(self.steps):
+            _, _, gradient = value_and_gradient(model, perturbed, loss or self.own_loss(labels))
+            size = per_image(gradient.flatten(1).abs().sum(1), gradient).clamp_min(TINY)
+            momentum = self.decay * momentum + gradient / size
+            step = self.resolved_step_size * self.threat.ascent_direction(momentum)
+            perturbed = self.threat.project(perturbed + step, images)
         return perturbed

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import torch
 
-from proard.attacks.attack import Attack, Loss, Model, attacks
-from proard.attacks.losses import cross_entropy
-from proard.attacks.steps import buffers_restored, detached_in_float32, value_and_gradient
+from proard.attacks.attack import Loss, Model, attacks
+from proard.attacks.steps import GuardedAttack, detached_in_float32, value_and_gradient
 
 
 @attacks.register("nfgsm")
 @dataclass(frozen=True)
-class NFGSM(Attack):
+class NFGSM(GuardedAttack):
     """Noise from [-k eps, k eps], then one step of size eps along the gradient's sign at the noisy image.
 
     The paper trains on the sum of both, which may be (k + 1) eps away: the noise is an augmentation, and clipping to
@@ -40,51 +40,26 @@ class NFGSM(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.noise >= 0:
-            raise ValueError(f"noise must be at least 0, got {self.noise}")
-        if self.step_size is not None and not self.step_size > 0:
-            raise ValueError(f"step_size must be positive, got {self.step_size}")
+        self.require_not_negative("noise")
+        self.require_positive("step_size")
 
     @property
     def resolved_step_size(self) -> float:
         """The step size in use."""
         return self.threat.eps if self.step_size is None else self.step_size
 
-    @property
-    def name(self) -> str:
-        """Short name, whatever the options."""
-        return "nfgsm"
-
-    def __call__(
-        self,
-        model: Model,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        *,
-        loss: Loss | None = None,
-        generator: torch.Generator | None = None,
-    ) -> torch.Tensor:
+    def __call__(self, model: Model, images: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:
         """Adversarial images, as of `Attack`; always within eps."""
-        perturbed = super().__call__(model, images, labels, loss=loss, generator=generator)
-        return self.threat.project(perturbed, detached_in_float32(images))
+        return self.threat.project(super().__call__(model, images, labels, **options), detached_in_float32(images))
 
-    def perturb(
-        self,
-        model: Model,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        *,
-        loss: Loss | None = None,
-        generator: torch.Generator | None = None,
+    def find(
+        self, model: Model, images: torch.Tensor, labels: torch.Tensor, loss: Loss | None, generator: torch.Generator
     ) -> torch.Tensor:
-        """Adversarial images, as of `Attack`; within eps only with ``clip``. The default loss is the cross-entropy."""
-        generator = self.generator(images, generator)
-        loss = loss or (lambda logits, _: cross_entropy(logits, labels))
-        images = detached_in_float32(images)
+        """Noisy images after one step; within eps only with ``clip``."""
         noise = torch.empty(images.shape, dtype=images.dtype, device=generator.device)
         noise.uniform_(-self.noise * self.threat.eps, self.noise * self.threat.eps, generator=generator)
         noisy = images + noise.to(images.device)
-        with buffers_restored(model), torch.no_grad():
-            _, _, gradient = value_and_gradient(model, noisy.clamp(*self.threat.bounds), loss)
-            perturbed = noisy + self.resolved_step_size * gradient.sign()
-            return self.threat.project(perturbed, images) if self.clip else perturbed.clamp(*self.threat.bounds)
+        loss = loss or self.own_loss(labels)
+        _, _, gradient = value_and_gradient(model, noisy.clamp(*self.threat.bounds), loss)
+        perturbed = noisy + self.resolved_step_size * gradient.sign()
+        return self.threat.project(perturbed, images) if self.clip else perturbed.clamp(*self.threat.bounds)

@@ -8,20 +8,18 @@ and buffers that a forward pass in training mode would move are put back.
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
 from typing import Literal
 
 import torch
 
 from proard.attacks.attack import Attack, Loss, Model, attacks
-from proard.attacks.losses import cross_entropy, margin
+from proard.attacks.losses import margin
 from proard.attacks.steps import (
     Perturbed,
     best_of,
     buffers_restored,
     detached_in_float32,
     images_are_apart,
-    per_image,
     value_and_gradient,
 )
 from proard.attacks.threat import ThreatModel
@@ -117,12 +115,10 @@ class PGD(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.restarts < 1:
-            raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
-        if self.step_size is not None and not self.step_size > 0:
-            raise ValueError(f"step_size must be positive, got {self.step_size}")
-        if self.start not in ("uniform", "gaussian", "clean"):
-            raise ValueError(f"start must be uniform, gaussian or clean, got {self.start!r}")
+        self.require_one_or_more("steps", "restarts")
+        self.require_positive("step_size")
+        starts = ("uniform", "gaussian", "clean")
+        self.require(lambda start: start in starts, "uniform, gaussian or clean", "start")
         if self.restarts > 1 and self.start == "clean":
             raise ValueError("restarts from clean images would all be the same; use start='uniform'")
 
@@ -138,12 +134,10 @@ class PGD(Attack):
             return "fgsm"
         return f"pgd{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
 
-    def label_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """What is raised when the caller names no loss: logits (N, K) and labels (N,) to (N,)."""
-        return cross_entropy(logits, labels)
-
-    def _loss(self, labels: torch.Tensor, logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-        return -self.label_loss(logits, labels) if self.targeted else self.label_loss(logits, labels)
+    def own_loss(self, labels: torch.Tensor) -> Loss:
+        """`label_loss` of these labels, or minus that where the labels are targets."""
+        own = super().own_loss(labels)
+        return (lambda logits, images: -own(logits, images)) if self.targeted else own
 
     def perturb(
         self,
@@ -157,31 +151,25 @@ class PGD(Attack):
     ) -> torch.Tensor:
         """Adversarial images, as of `Attack`; the default loss is the labels' cross-entropy, ``start`` its own."""
         generator = self.generator(images, generator)
-        sign = -1.0 if self.targeted else 1.0
-        best: torch.Tensor | None = None
-        for _ in range(self.restarts):
-            perturbed = maximise(
+        runs = [
+            maximise(
                 model,
                 images,
-                loss or partial(self._loss, labels),
+                loss or self.own_loss(labels),
                 self.threat,
                 steps=self.steps,
                 step_size=self.resolved_step_size,
                 start=self.start if start is None else start,
                 generator=generator,
             )
-            if self.restarts == 1:
-                return perturbed
-            with torch.no_grad(), buffers_restored(model):
-                score = sign * margin(model(perturbed), labels)
-            if best is None:
-                best, best_score = perturbed, score
-            else:
-                better = score > best_score
-                best = torch.where(per_image(better, images), perturbed, best)
-                best_score = torch.maximum(score, best_score)
-        assert best is not None
-        return best
+            for _ in range(self.restarts)
+        ]
+        if self.restarts == 1:
+            return runs[0]
+        with torch.no_grad(), buffers_restored(model):
+            margins = torch.stack([margin(model(perturbed), labels) for perturbed in runs])
+        best = (-margins if self.targeted else margins).argmax(0)
+        return torch.stack(runs)[best, torch.arange(len(images), device=best.device)]
 
     def until_fooled(
         self, model: Model, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator | None = None
@@ -214,7 +202,7 @@ class PGD(Attack):
             return ~fooled[active]
 
         for _ in range(self.steps):
-            loss = partial(self._loss, labels[active])
+            loss = self.own_loss(labels[active])
             logits, following = stepped(model, perturbed, images[active], loss, self.threat, self.resolved_step_size)
             left = note(logits)
             perturbed = following

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from proard.attacks.attack import Attack, attacks
+from proard.attacks.attack import COUNTS, Attack, attacks
 from proard.attacks.threat import ThreatModel
 from proard.common.errors import UserError, nearest
 
@@ -19,8 +19,6 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "autoattack-plus": ("autoattack", {"version": "plus"}),
     "autoattack-rand": ("autoattack", {"version": "rand"}),
 }
-
-COUNTS = ("steps", "queries")  # what a number behind a name sets: pgd20, square1000; pgd20x5 has five restarts
 
 
 def attack_names() -> list[str]:

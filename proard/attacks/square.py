@@ -11,17 +11,17 @@ from functools import lru_cache
 
 import torch
 
-from proard.attacks.attack import Attack, Loss, Model, attacks
+from proard.attacks.attack import Loss, Model, attacks
 from proard.attacks.losses import margin
-from proard.attacks.steps import Perturbed, best_of, buffers_restored, detached_in_float32, images_are_apart, per_image
-from proard.attacks.threat import TINY, ThreatModel, per_image_norm
+from proard.attacks.steps import GuardedAttack, Perturbed, best_of, images_are_apart, per_image
+from proard.attacks.threat import TINY, per_image_norm
 
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries of 10,000 after which squares get smaller
 
 
 @attacks.register("square")
 @dataclass(frozen=True)
-class Square(Attack):
+class Square(GuardedAttack):
     """Squares at random places, kept where they lower the margin of the true class. The model's output is all it uses.
 
     Attributes:
@@ -43,18 +43,9 @@ class Square(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.queries < 2 or self.restarts < 1:
-            raise ValueError(
-                f"queries must be at least 2 and restarts at least 1, got {self.queries} and {self.restarts}"
-            )
-        if not 0 < self.area <= 1:
-            raise ValueError(f"area must be in (0, 1], got {self.area}")
-
-    @property
-    def name(self) -> str:
-        """``square`` for 5000 queries, else ``square1000``, or ``square1000x2`` with two restarts."""
-        queries = "" if self.queries == 5000 and self.restarts == 1 else str(self.queries)
-        return f"square{queries}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+        self.require(lambda queries: queries >= 2, "at least 2", "queries")
+        self.require_one_or_more("restarts")
+        self.require(lambda area: 0 < area <= 1, "in (0, 1]", "area")
 
     def side(self, query: int, height: int, width: int) -> int:
         """Of the square that is tried at a query, in pixels."""
@@ -62,35 +53,25 @@ class Square(Attack):
         least = 1 if self.threat.norm == "linf" else 3  # an l2 square is a pattern
         return min(max(round(math.sqrt(share * height * width)), least), height, width)
 
-    def perturb(
-        self,
-        model: Model,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        *,
-        loss: Loss | None = None,
-        generator: torch.Generator | None = None,
+    def find(
+        self, model: Model, images: torch.Tensor, labels: torch.Tensor, loss: Loss | None, generator: torch.Generator
     ) -> torch.Tensor:
-        """Adversarial images, as of `Attack`; the model's output alone is used."""
-        self.refuse(loss)
+        """What the best of the restarts found."""
         if images.dim() != 4:
             raise ValueError(f"square needs images (N, C, H, W), got {images.dim()} dimensions")
-        generator = self.generator(images, generator)
-        images = detached_in_float32(images)
 
         def attempt(images: torch.Tensor, labels: torch.Tensor) -> Perturbed:
             return self._search(model, images, labels, generator)
 
-        with buffers_restored(model), torch.no_grad():
-            return best_of([attempt] * self.restarts, model, images, labels)
+        return best_of([attempt] * self.restarts, model, images, labels)
 
     def _search(
         self, model: Model, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
     ) -> Perturbed:
         """Algorithm 1. The squares of a query are at one place for the whole batch, with a sign for each image."""
         height, width = images.shape[2:]
-        start, propose = (_stripes, _square) if self.threat.norm == "linf" else (_tiles, _move)
-        best = start(images, self.threat, generator)
+        start, propose = (self._stripes, self._square) if self.threat.norm == "linf" else (self._tiles, self._move)
+        best = start(images, generator)
         value = margin(model(best), labels)
         places = torch.rand((self.queries, 4), generator=generator, device=generator.device).tolist()
         everything, apart = torch.arange(len(images), device=images.device), images_are_apart(model)
@@ -103,80 +84,62 @@ class Square(Attack):
             side = self.side(query, height, width)
             room = (height - side + 1, width - side + 1) * 2
             corners = tuple(int(share * size) for share, size in zip(places[query], room, strict=True))
-            tried = propose(best[left], images[left], corners, side, self.threat, generator)
+            tried = propose(best[left], images[left], corners, side, generator)
             new = margin(model(tried), labels[left])
             better = new > value[left]
             best[left] = torch.where(per_image(better, tried), tried, best[left])
             value[left] = torch.maximum(new, value[left])
         return best, value, value > 0
 
+    # linf: the start, and the proposal
 
-# ---------------------------------------------------------------------------------------------------------------------
-# linf: the start, and the proposal
+    def _stripes(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Every column of every channel moved by eps, up or down."""
+        count, channels, _, width = images.shape
+        signs = _signs((count, channels, 1, width), images, generator)
+        return self.threat.project(images + self.threat.eps * signs, images)
 
+    def _square(
+        self, best: torch.Tensor, images: torch.Tensor, corners: tuple[int, ...], side: int, generator: torch.Generator
+    ) -> torch.Tensor:
+        """One square moved to eps, up or down per channel."""
+        tried = best.clone()
+        window = (..., slice(corners[0], corners[0] + side), slice(corners[1], corners[1] + side))
+        tried[window] = images[window] + self.threat.eps * _signs((*images.shape[:2], 1, 1), images, generator)
+        return self.threat.project(tried, images)
 
-def _stripes(images: torch.Tensor, threat: ThreatModel, generator: torch.Generator) -> torch.Tensor:
-    """Every column of every channel moved by eps, up or down."""
-    count, channels, _, width = images.shape
-    return threat.project(images + threat.eps * _signs((count, channels, 1, width), images, generator), images)
+    # l2: the start, and the proposal
 
+    def _tiles(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Five by five patterns with random signs, scaled to eps together."""
+        count, channels, height, width = images.shape
+        side = max(min(height, width) // 5, 1)
+        rows, columns = height // side, width // side
+        signs = _signs((count, channels, rows, columns), images, generator)
+        patterns = _pattern(side).to(images).repeat(rows, columns)
+        tiled = signs.repeat_interleave(side, 2).repeat_interleave(side, 3) * patterns
+        delta = torch.zeros_like(images)
+        top, left = (height - rows * side) // 2, (width - columns * side) // 2
+        delta[:, :, top : top + rows * side, left : left + columns * side] = tiled
+        return self.threat.project(images + delta * (self.threat.eps / per_image_norm(delta)), images)
 
-def _square(
-    best: torch.Tensor,
-    images: torch.Tensor,
-    corners: tuple[int, ...],
-    side: int,
-    threat: ThreatModel,
-    generator: torch.Generator,
-) -> torch.Tensor:
-    """One square moved to eps, up or down per channel."""
-    tried = best.clone()
-    window = (..., slice(corners[0], corners[0] + side), slice(corners[1], corners[1] + side))
-    tried[window] = images[window] + threat.eps * _signs((*images.shape[:2], 1, 1), images, generator)
-    return threat.project(tried, images)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# l2: the start, and the proposal
-
-
-def _tiles(images: torch.Tensor, threat: ThreatModel, generator: torch.Generator) -> torch.Tensor:
-    """Five by five patterns with random signs, scaled to eps together."""
-    count, channels, height, width = images.shape
-    side = max(min(height, width) // 5, 1)
-    rows, columns = height // side, width // side
-    signs = _signs((count, channels, rows, columns), images, generator)
-    tiled = signs.repeat_interleave(side, 2).repeat_interleave(side, 3) * _pattern(side).to(images).repeat(
-        rows, columns
-    )
-    delta = torch.zeros_like(images)
-    top, left = (height - rows * side) // 2, (width - columns * side) // 2
-    delta[:, :, top : top + rows * side, left : left + columns * side] = tiled
-    return threat.project(images + delta * (threat.eps / per_image_norm(delta)), images)
-
-
-def _move(
-    best: torch.Tensor,
-    images: torch.Tensor,
-    corners: tuple[int, ...],
-    side: int,
-    threat: ThreatModel,
-    generator: torch.Generator,
-) -> torch.Tensor:
-    """The perturbation's mass in one window, and what is left of eps, moved into a pattern in another window."""
-    delta = best - images
-    to, away = ((..., slice(y, y + side), slice(x, x + side)) for y, x in (corners[:2], corners[2:]))
-    either = torch.zeros(images.shape[2:], dtype=images.dtype, device=images.device)
-    either[to] = either[away] = 1
-    unused = (threat.eps**2 - per_image_norm(delta) ** 2).clamp_min(0) / images.shape[1]
-    available = ((delta * either).square().sum((2, 3), keepdim=True) + unused).sqrt()
-    pattern = _pattern(side).to(images)
-    turned = torch.rand((), generator=generator, device=generator.device) < 0.5
-    pattern = torch.where(turned.to(images.device), pattern.T, pattern)
-    new = pattern * _signs((*images.shape[:2], 1, 1), images, generator) + _normalised(delta[to])
-    delta[away] = 0
-    delta[to] = _normalised(new) * available
-    return threat.project(images + delta, images)
+    def _move(
+        self, best: torch.Tensor, images: torch.Tensor, corners: tuple[int, ...], side: int, generator: torch.Generator
+    ) -> torch.Tensor:
+        """The perturbation's mass in one window, and what is left of eps, moved into a pattern in another window."""
+        delta = best - images
+        to, away = ((..., slice(y, y + side), slice(x, x + side)) for y, x in (corners[:2], corners[2:]))
+        either = torch.zeros(images.shape[2:], dtype=images.dtype, device=images.device)
+        either[to] = either[away] = 1
+        unused = (self.threat.eps**2 - per_image_norm(delta) ** 2).clamp_min(0) / images.shape[1]
+        available = ((delta * either).square().sum((2, 3), keepdim=True) + unused).sqrt()
+        pattern = _pattern(side).to(images)
+        turned = torch.rand((), generator=generator, device=generator.device) < 0.5
+        pattern = torch.where(turned.to(images.device), pattern.T, pattern)
+        new = pattern * _signs((*images.shape[:2], 1, 1), images, generator) + _normalised(delta[to])
+        delta[away] = 0
+        delta[to] = _normalised(new) * available
+        return self.threat.project(images + delta, images)
 
 
 @lru_cache(maxsize=256)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from proard.attacks.attack import Loss, Model
+from proard.attacks.attack import Attack, Loss, Model
 
 
 @contextmanager
 def buffers_restored(model: Model) -> Iterator[None]:
     """Put back the buffers (running statistics) that forward passes in training mode move, also after an exception."""
-    training = isinstance(model, nn.Module) and any(module.training for module in model.modules())
-    saved = (
-        [(buffer, buffer.clone()) for buffer in model.buffers()] if training and isinstance(model, nn.Module) else []
-    )
+    saved = []
+    if isinstance(model, nn.Module) and any(module.training for module in model.modules()):
+        saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield
     finally:
@@ -28,6 +29,46 @@ def buffers_restored(model: Model) -> Iterator[None]:
 def detached_in_float32(images: torch.Tensor) -> torch.Tensor:
     """Detached, in float32 (or float64) whatever the autocast: bfloat16 near 1 moves in steps of 1/256."""
     return images.detach().to(torch.promote_types(images.dtype, torch.float32))
+
+
+@dataclass(frozen=True)
+class GuardedAttack(Attack):
+    """An attack that says how it finds adversarial images, and is kept from leaving a trace in the network."""
+
+    def perturb(
+        self,
+        model: Model,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        loss: Loss | None = None,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Adversarial images, as of `Attack`.
+
+        Raises:
+            ValueError: a loss of the caller's, for an attack that has only its own.
+        """
+        if loss is not None and not self.trains:
+            raise ValueError(
+                f"{type(self).__name__} has a loss of its own; an objective needs pgd or another of its kind"
+            )
+        with buffers_restored(model), torch.no_grad():
+            return self.find(model, detached_in_float32(images), labels, loss, self.generator(images, generator))
+
+    @abstractmethod
+    def find(
+        self, model: Model, images: torch.Tensor, labels: torch.Tensor, loss: Loss | None, generator: torch.Generator
+    ) -> torch.Tensor:
+        """The same with everything in place.
+
+        Args:
+            model: images (N, ...) to logits (N, K); its buffers are put back afterwards.
+            images: detached, float32 or float64.
+            labels: class indices (N,).
+            loss: what the caller wants to raise; None is `own_loss`, always where the attack does not train.
+            generator: of the random draws.
+        """
 
 
 def value_and_gradient(

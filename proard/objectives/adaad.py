@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from proard.attacks.attack import Loss
 from proard.attacks.losses import kl_divergence
 from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives, required
@@ -45,13 +43,11 @@ class AdaAD(AdversarialObjective):
         teacher = required(teacher, self)
         images = self.attacked(student, batch, disagreement(teacher))
         adversarial = student(images)
-        with torch.no_grad():
-            target = teacher(images)
+        target = self.taught(teacher, images)
         loss = kl_divergence(target, adversarial).mean()
         if self.adversarial_weight == 1:
             return Outcome(self.scale * loss, None, adversarial, images)
-        with torch.no_grad():
-            clean_target = teacher(batch.images)
+        clean_target = self.taught(teacher, batch.images)
         clean = student(batch.images)
         loss = self.adversarial_weight * loss
         loss = loss + (1 - self.adversarial_weight) * kl_divergence(clean_target, clean).mean()
@@ -71,8 +67,7 @@ class AdaIAD(IAD):
         """The loss of a batch, and its logits, with the teacher's answers at the attacked images."""
         teacher = required(teacher, self)
         images = self.attacked(student, batch, disagreement(teacher))
-        with torch.no_grad():
-            target = teacher(images)
+        target = self.taught(teacher, images)
         return self.distil(student, batch, images, target, target if self.introspective(batch) else None)
 
 

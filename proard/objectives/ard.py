@@ -5,10 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from proard.attacks.losses import cross_entropy, kl_divergence
-from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives, required
+from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives
 from proard.objectives.crafting import Batch
 
 
@@ -38,8 +36,7 @@ class ARD(AdversarialObjective):
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
         """The loss of a batch, and the student's logits."""
-        with torch.no_grad():
-            target = required(teacher, self)(batch.images)
+        target = self.taught(teacher, batch.images)
         images = self.attacked(student, batch)
         adversarial = student(images)
         soft = self.scale * self.temperature**2 * kl_divergence(target, adversarial, temperature=self.temperature)

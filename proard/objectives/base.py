@@ -10,6 +10,7 @@ import torch
 
 from proard.attacks import PGD, Attack, ThreatModel
 from proard.attacks.attack import Loss, Model
+from proard.common.options import Options
 from proard.common.registry import Registry
 from proard.objectives.crafting import Batch
 
@@ -31,7 +32,7 @@ class Outcome:
     adversarial_images: torch.Tensor | None = None
 
 
-class Objective(ABC):
+class Objective(Options, ABC):
     """A training loss. It never sees an optimizer, and changes neither a network's mode nor its gradients.
 
     ``objective(student, teacher, images, labels)`` is the loss. The teacher is called as a function of images, so that
@@ -67,34 +68,13 @@ class Objective(ABC):
         """
 
     def require_fraction(self, *names: str) -> None:
-        """Check that options are in [0, 1].
+        """Check that options are in [0, 1]; ValueError where one is not."""
+        self.require(lambda value: 0 <= value <= 1, "in [0, 1]", *names)
 
-        Raises:
-            ValueError: one of them is not.
-        """
-        for name in names:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-
-    def require_positive(self, *names: str) -> None:
-        """Check that options are positive.
-
-        Raises:
-            ValueError: one of them is not.
-        """
-        for name in names:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-
-    def require_not_negative(self, *names: str) -> None:
-        """Check that options are at least 0.
-
-        Raises:
-            ValueError: one of them is not.
-        """
-        for name in names:
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+    def taught(self, teacher: Model | None, images: torch.Tensor) -> torch.Tensor:
+        """The teacher's logits of images, as a fixed target."""
+        with torch.no_grad():
+            return required(teacher, self)(images)
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ import torch
 
 from proard.attacks import PGD, Attack
 from proard.attacks.attack import Loss, Model
+from proard.common.options import Options
 from proard.common.registry import Registry
 
 Source = Literal["largest", "smallest", "drawn", "previous"]
 
 
 @dataclass(frozen=True)
-class Crafting(ABC):
+class Crafting(Options, ABC):
     """How students of a step share adversarial images; holds no state.
 
     Attributes:
@@ -81,7 +82,7 @@ class Own(Crafting):
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        _require_positive(self.steps)
+        self.require_one_or_more("steps")
 
     def images(self, attack: Attack, student: Model, batch: Batch, loss: Loss | None) -> torch.Tensor:
         """The attack's images for this student, in `steps` steps if it is not the source."""
@@ -120,9 +121,8 @@ class Refined(Crafting):
     step_size: float | None = None
 
     def __post_init__(self) -> None:
-        _require_positive(self.steps)
-        if self.step_size is not None and not self.step_size > 0:
-            raise ValueError(f"step_size must be positive, got {self.step_size}")
+        self.require_one_or_more("steps")
+        self.require_positive("step_size")
 
     def images(self, attack: Attack, student: Model, batch: Batch, loss: Loss | None) -> torch.Tensor:
         """The source's images after some more steps on this student; the attack's own for the source itself."""
@@ -156,11 +156,6 @@ def _plain(attack: Attack) -> PGD:
     if not isinstance(attack, PGD):
         raise ValueError(f"the steps of attack {attack.name} cannot be changed for some students; use pgd")
     return attack
-
-
-def _require_positive(steps: int | None) -> None:
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
 
 
 @dataclass(frozen=True)

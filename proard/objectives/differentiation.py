@@ -36,11 +36,6 @@ def input_gradient(network: Model, images: torch.Tensor, labels: torch.Tensor) -
     return gradient
 
 
-def leaf(images: torch.Tensor) -> torch.Tensor:
-    """The same images, in float32 at least, as something to differentiate by; the given tensor is not changed."""
-    return detached_in_float32(images).requires_grad_()
-
-
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
     """Run networks through operations that have a second derivative, where PyTorch's usual ones have none.

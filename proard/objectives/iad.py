@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from proard.attacks.losses import cross_entropy, kl_divergence
-from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives, required
+from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives
 from proard.objectives.crafting import Batch
 
 
@@ -50,11 +50,9 @@ class IAD(AdversarialObjective):
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
         """The loss of a batch, and the student's logits, clean ones where they were needed."""
-        with torch.no_grad():
-            target = required(teacher, self)(batch.images)
+        target = self.taught(teacher, batch.images)
         images = self.attacked(student, batch)
-        with torch.no_grad():
-            judged = required(teacher, self)(images) if self.introspective(batch) else None
+        judged = self.taught(teacher, images) if self.introspective(batch) else None
         return self.distil(student, batch, images, target, judged)
 
     def introspective(self, batch: Batch) -> bool:

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from proard.attacks.losses import cross_entropy, kl_divergence
-from proard.objectives.base import Model, Objective, Outcome, objectives, required
+from proard.objectives.base import Model, Objective, Outcome, objectives
 from proard.objectives.crafting import Batch
 
 
@@ -37,8 +35,7 @@ class KD(Objective):
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
         """The loss of a batch, and the student's clean logits: nothing is attacked."""
-        with torch.no_grad():
-            target = required(teacher, self)(batch.images)
+        target = self.taught(teacher, batch.images)
         logits = student(batch.images)
         soft = self.scale * self.temperature**2 * kl_divergence(target, logits, temperature=self.temperature)
         hard = cross_entropy(logits, batch.labels)

@@ -10,9 +10,10 @@ from typing import Literal, get_args
 import torch
 
 from proard.attacks.losses import cross_entropy, kl_divergence
+from proard.attacks.steps import detached_in_float32
 from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives, required
 from proard.objectives.crafting import Batch
-from proard.objectives.differentiation import input_gradient, leaf, twice_differentiable
+from proard.objectives.differentiation import input_gradient, twice_differentiable
 
 Images = Literal["clean", "adversarial"]
 
@@ -61,21 +62,18 @@ class KDIGA(AdversarialObjective):
         self.require_fraction("distillation_weight")
         self.require_positive("temperature", "scale")
         self.require_not_negative("alignment_weight")
-        for name in ("distil", "align"):
-            if getattr(self, name) not in get_args(Images):
-                raise ValueError(f"{name} must be clean or adversarial, got {getattr(self, name)!r}")
+        self.require(lambda images: images in get_args(Images), "clean or adversarial", "distil", "align")
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
         """The loss of a batch with the distance of the input gradients, and the student's logits."""
         teacher = required(teacher, self)
-        with torch.no_grad():
-            target = teacher(batch.images)
+        target = self.taught(teacher, batch.images)
         images: dict[Images, torch.Tensor] = {"clean": batch.images}
         if "adversarial" in (self.distil, self.align):
             images["adversarial"] = self.attacked(student, batch)
         goal = teacher_gradient(teacher, images[self.align], batch.labels) if self.alignment_weight > 0 else None
         # One forward pass at the aligned images serves the alignment and the losses.
-        aligned = leaf(images[self.align])
+        aligned = detached_in_float32(images[self.align]).requires_grad_()
         with twice_differentiable():
             logits: dict[Images, torch.Tensor] = {self.align: student(aligned)}
         if self.distil not in logits:

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from proard.attacks.losses import kl_divergence
-from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives, required
+from proard.objectives.base import AdversarialObjective, Model, Outcome, objectives
 from proard.objectives.crafting import Batch
 
 
@@ -36,8 +34,7 @@ class RSLAD(AdversarialObjective):
 
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
         """The loss of a batch, and the student's logits; the labels are not used."""
-        with torch.no_grad():
-            target = required(teacher, self)(batch.images)
+        target = self.taught(teacher, batch.images)
         images = self.attacked(student, batch, lambda logits, _: kl_divergence(target, logits))
         adversarial = student(images)
         clean = student(batch.images)

@@ -75,6 +75,29 @@ class Activation:
         self.elements = channels * height * width
 
 
+class Counts(NamedTuple):
+    """What a layer, or a whole network that was measured, adds to the cost of a student.
+
+    Attributes:
+        multiply_adds: per image.
+        parameters: learnable ones.
+        buffers: floating-point values that are stored beside them.
+        tensors: parameters, buffers and counters that a file holds.
+        counters: integers of `COUNTER_BYTES`.
+        int8_bytes: of its weights in int8, at most.
+    """
+
+    multiply_adds: int = 0
+    parameters: int = 0
+    buffers: int = 0
+    tensors: int = 0
+    counters: int = 0
+    int8_bytes: int = 0
+
+
+NOTHING = Counts()
+
+
 class Layer(NamedTuple):
     """One layer of a walk.
 
@@ -139,26 +162,23 @@ class CostMeter:
     def __init__(self) -> None:
         self.layers: list[Layer] = []
         self._marks: dict[int, tuple[int, str, str]] = {}  # first layer of a block to the end, name and detail of it
-        self._multiply_adds = 0
-        self._parameters = 0
-        self._state_elements = 0  # parameters and floating-point buffers
-        self._counters = 0
-        self._int8_bytes = 0
-        self._tensors = 0
+        self._counts: list[Counts] = []
         self._peak_elements = 0
         self._held: list[Activation] = []
 
     def cost(self) -> Cost:
         """The sums so far."""
-        container = COUNTER_BYTES * self._counters + CONTAINER_BYTES + CONTAINER_BYTES_PER_TENSOR * (self._tensors + 1)
+        total = Counts(*map(sum, zip(*self._counts, strict=True)))
+        elements = total.parameters + total.buffers
+        container = COUNTER_BYTES * total.counters + CONTAINER_BYTES + CONTAINER_BYTES_PER_TENSOR * (total.tensors + 1)
         return Cost(
-            self._multiply_adds,
-            self._parameters,
+            total.multiply_adds,
+            total.parameters,
             FLOAT_BYTES * self._peak_elements,
-            FLOAT_BYTES * self._state_elements + container,
+            FLOAT_BYTES * elements + container,
             self._peak_elements,
-            HALF_BYTES * self._state_elements + container,
-            self._int8_bytes,
+            HALF_BYTES * elements + container,
+            total.int8_bytes,
         )
 
     @property
@@ -197,8 +217,8 @@ class CostMeter:
 
     def normalize(self, x: Activation) -> Activation:
         """The first layer of every network: a mean and a standard deviation per channel, into a new tensor."""
-        y, int8_bytes = Activation(x.channels, x.height, x.width), INT8_BYTES_PER_CHANNEL * x.channels
-        return self._layer("normalize", x, y, buffers=2 * x.channels, tensors=2, int8_bytes=int8_bytes)
+        counts = Counts(buffers=2 * x.channels, tensors=2, int8_bytes=INT8_BYTES_PER_CHANNEL * x.channels)
+        return self._layer("normalize", x, Activation(x.channels, x.height, x.width), (), counts)
 
     def convolution(
         self,
@@ -226,11 +246,7 @@ class CostMeter:
         pad = kernel // 2 if padding is None else padding
         y = _slid(x, channels, kernel, stride, pad)
         weights = channels * (x.channels // groups) * kernel**2
-        return self._layer(
-            "convolution",
-            x,
-            y,
-            (channels, kernel, stride, groups, int(bias), int(batch_norm), pad),
+        counts = Counts(
             multiply_adds=weights * y.height * y.width,
             parameters=weights + channels * (bias + 2 * batch_norm),
             buffers=2 * channels * batch_norm,
@@ -238,6 +254,8 @@ class CostMeter:
             counters=int(batch_norm),
             int8_bytes=weights + INT8_BYTES_PER_CHANNEL * channels,
         )
+        arguments = (channels, kernel, stride, groups, int(bias), int(batch_norm), pad)
+        return self._layer("convolution", x, y, arguments, counts)
 
     def max_pool(self, x: Activation, kernel: int, stride: int) -> Activation:
         """A max-pooling layer padded by ``kernel // 2``."""
@@ -250,21 +268,18 @@ class CostMeter:
     def linear(self, x: Activation, features: int, bias: bool = True) -> Activation:
         """A fully connected layer at every position."""
         weights = x.channels * features
-        return self._layer(
-            "linear",
-            x,
-            Activation(features, x.height, x.width),
-            (features, int(bias)),
+        counts = Counts(
             multiply_adds=weights * x.height * x.width,
             parameters=weights + features * bias,
             tensors=1 + bias,
             int8_bytes=weights + INT8_BYTES_PER_CHANNEL * features,
         )
+        return self._layer("linear", x, Activation(features, x.height, x.width), (features, int(bias)), counts)
 
     def layer_norm(self, x: Activation) -> Activation:
         """Layer norm into a new tensor."""
         y = Activation(x.channels, x.height, x.width)
-        return self._layer("layer_norm", x, y, parameters=2 * x.channels, tensors=2)
+        return self._layer("layer_norm", x, y, (), _kept_in_float(2 * x.channels, tensors=2))
 
     def attention(self, query: Activation, key: Activation, value: Activation, heads: int) -> Activation:
         """Scores of every query with every key, their softmax in place, and the weighted values."""
@@ -274,84 +289,48 @@ class CostMeter:
         self._alive(query, scores, key, value)
         self._alive(scores, y, value)
         moved = query.elements + 2 * scores.elements + value.elements + y.elements
-        multiply_adds = 2 * query.elements * tokens
-        self._note("attention", query, (heads,), multiply_adds, FLOAT_BYTES * moved)
+        counts = Counts(multiply_adds=2 * query.elements * tokens)
+        self._note("attention", (query.channels, query.height, query.width), (heads,), counts, moved)
         return y
 
     def add_parameters(self, count: int) -> None:
         """A tensor of parameters that is added in place, such as an embedding of positions."""
-        self._add_state(count, tensors=1)
+        self._counts.append(_kept_in_float(count, tensors=1))
 
-    def add_measured(
-        self,
-        multiply_adds: int,
-        parameters: int,
-        buffers: int,
-        tensors: int,
-        peak_elements: int,
-        *,
-        counters: int = 0,
-        int8_bytes: int | None = None,
-        detail: str = "",
-    ) -> None:
+    def add_measured(self, counts: Counts, peak_elements: int, detail: str = "") -> None:
         """A whole network that was measured rather than walked through; it is one block.
 
         Args:
-            multiply_adds: per image.
-            parameters: learnable ones.
-            buffers: floating-point values that are stored beside them.
-            tensors: parameters, buffers and counters that a file holds.
+            counts: of all of it.
             peak_elements: values alive at the same time, at most.
-            counters: integers of 8 bytes.
-            int8_bytes: of its weights in int8, at most; default 4 bytes for every parameter.
             detail: what tells it from other networks of its family.
         """
-        self._add_state(parameters, buffers, tensors, counters, int8_bytes)
         self._peak_elements = max(self._peak_elements, peak_elements)
         with self.block("", detail):
-            self._note(WHOLE, None, (), multiply_adds, FLOAT_BYTES * (parameters + buffers))
+            self._note(WHOLE, (), (), counts, counts.parameters + counts.buffers)
 
     def _layer(
-        self,
-        kind: str,
-        x: Activation,
-        y: Activation,
-        arguments: tuple[int, ...] = (),
-        *,
-        multiply_adds: int = 0,
-        parameters: int = 0,
-        buffers: int = 0,
-        tensors: int = 0,
-        counters: int = 0,
-        int8_bytes: int | None = None,
+        self, kind: str, x: Activation, y: Activation, arguments: tuple[int, ...] = (), counts: Counts = NOTHING
     ) -> Activation:
         """Count a layer that makes y of x."""
         self._alive(x, y)
-        self._add_state(parameters, buffers, tensors, counters, int8_bytes)
-        moved = x.elements + y.elements + parameters + buffers
-        self._note(kind, x, arguments, multiply_adds, FLOAT_BYTES * moved)
+        moved = x.elements + y.elements + counts.parameters + counts.buffers
+        self._note(kind, (x.channels, x.height, x.width), arguments, counts, moved)
         return y
 
-    def _note(
-        self, kind: str, x: Activation | None, arguments: tuple[int, ...], multiply_adds: int, moved: int
-    ) -> None:
-        self._multiply_adds += multiply_adds
-        shape = () if x is None else (x.channels, x.height, x.width)
-        self.layers.append(Layer(kind, shape, arguments, multiply_adds, moved))
-
-    def _add_state(
-        self, parameters: int, buffers: int = 0, tensors: int = 0, counters: int = 0, int8_bytes: int | None = None
-    ) -> None:
-        self._parameters += parameters
-        self._state_elements += parameters + buffers
-        self._tensors += tensors
-        self._counters += counters
-        self._int8_bytes += FLOAT_BYTES * parameters if int8_bytes is None else int8_bytes
+    def _note(self, kind: str, shape: tuple[int, ...], arguments: tuple[int, ...], counts: Counts, moved: int) -> None:
+        self._counts.append(counts)
+        self.layers.append(Layer(kind, shape, arguments, counts.multiply_adds, FLOAT_BYTES * moved))
 
     def _alive(self, *tensors: Activation) -> None:
         """While a layer runs, its inputs, its output and everything held are alive."""
         elements = sum([tensor.elements for tensor in {*tensors, *self._held}])
         self._peak_elements = max(self._peak_elements, elements)
+
+
+def _kept_in_float(parameters: int, tensors: int) -> Counts:
+    """Parameters that stay in float32 when the weights of other layers are in int8."""
+    return Counts(parameters=parameters, tensors=tensors, int8_bytes=FLOAT_BYTES * parameters)
 
 
 def _slid(x: Activation, channels: int, kernel: int, stride: int, padding: int) -> Activation:

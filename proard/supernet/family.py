@@ -18,10 +18,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from proard.common.errors import UserError
+from proard.common.options import Options
 from proard.common.registry import Registry
 from proard.supernet.architecture import Architecture, Decision
-from proard.supernet.cost import Activation, Cost, CostMeter
-from proard.supernet.measured_network import Counts, measure_network
+from proard.supernet.cost import Activation, Cost, CostMeter, Counts
+from proard.supernet.measured_network import measure_network
 from proard.supernet.space import SearchSpace
 
 MEASUREMENTS_KEPT = 10_000
@@ -70,7 +71,7 @@ class ChannelGroup:
 
 
 @dataclass(frozen=True)
-class Family(ABC):
+class Family(Options, ABC):
     """A kind of network and its options.
 
     Attributes:
@@ -90,8 +91,7 @@ class Family(ABC):
     std: tuple[float, ...] = (0.25,)
 
     def __post_init__(self) -> None:
-        if self.num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {self.num_classes}")
+        self.require(lambda count: count >= 2, "at least 2", "num_classes")
         if len(self.input_shape) != 3 or min(self.input_shape) < 1:
             raise ValueError(f"input_shape must be (channels, height, width), got {self.input_shape}")
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -99,25 +99,9 @@ class Family(ABC):
                 raise ValueError(f"{name} needs 1 or {self.input_shape[0]} values, got {len(values)}")
         self.require_positive("std")
 
-    def require_positive(self, *names: str) -> None:
-        """Check fields that hold a number or a non-empty tuple of numbers.
-
-        Raises:
-            ValueError: one of them has an entry that is not positive.
-        """
-        for name in names:
-            value = getattr(self, name)
-            if min(value if isinstance(value, tuple) else (value,), default=0) <= 0:
-                raise ValueError(f"{name} must be positive, got {value}")
-
-    def require_fraction(self, name: str) -> None:
-        """Check that a field is in [0, 1).
-
-        Raises:
-            ValueError: it is not.
-        """
-        if not 0 <= getattr(self, name) < 1:
-            raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+    def require_fraction(self, *names: str) -> None:
+        """Check that options are in [0, 1); ValueError where one is not."""
+        self.require(lambda value: 0 <= value < 1, "in [0, 1)", *names)
 
     @abstractmethod
     def decisions(self) -> list[Decision]:
@@ -139,16 +123,16 @@ class Family(ABC):
         """
         name = repr(plan)
         if name not in self._measured:
-            counts, shape = measure_network(self.skeleton(plan), self.input_shape)
+            counts, peak_elements, shape = measure_network(self.skeleton(plan), self.input_shape)
             if shape != (1, self.num_classes):
                 raise UserError(f"network {name} gives {tuple(shape[1:])}, not {self.num_classes} logits")
             if len(self._measured) == MEASUREMENTS_KEPT:
                 del self._measured[next(iter(self._measured))]
-            self._measured[name] = counts
-        meter.add_measured(**self._measured[name], detail=name if self.decisions() else "")
+            self._measured[name] = counts, peak_elements
+        meter.add_measured(*self._measured[name], name if self.decisions() else "")
 
     @cached_property
-    def _measured(self) -> dict[str, Counts]:
+    def _measured(self) -> dict[str, tuple[Counts, int]]:
         """The latest measurements, by the plan's text."""
         return {}
 

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
-
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from proard.supernet.activation_memory import peak_elements
 from proard.supernet.calibration import add_running_statistics
-from proard.supernet.cost import FLOAT_BYTES, INT8_BYTES_PER_CHANNEL
+from proard.supernet.cost import FLOAT_BYTES, INT8_BYTES_PER_CHANNEL, Counts
 
 
-class Counts(TypedDict):
-    """The counts of a network that `CostMeter.add_measured` adds."""
+def measure_network(network: nn.Module, input_shape: tuple[int, int, int]) -> tuple[Counts, int, torch.Size]:
+    """The counts of a network, its peak of values alive, and the shape of what it returns.
 
-    multiply_adds: int
-    parameters: int
-    buffers: int
-    tensors: int
-    peak_elements: int
-    counters: int
-    int8_bytes: int
-
-
-def measure_network(network: nn.Module, input_shape: tuple[int, int, int]) -> tuple[Counts, torch.Size]:
-    """The counts of a network, which this changes and moves to the meta device, and the shape of what it returns.
+    The network is changed, and moved to the meta device.
 
     Multiply-adds are half of what PyTorch's FLOP counter counts, and parameters are counted. Peak activation memory is
     that of the operators that the network runs one by one (`activation_memory.py`), an upper bound: batch norm and
@@ -48,25 +36,20 @@ def measure_network(network: nn.Module, input_shape: tuple[int, int, int]) -> tu
         parameters=parameters,
         buffers=sum(tensor.numel() for tensor in state if tensor.is_floating_point()) - parameters,
         tensors=len(state),
-        peak_elements=peak_elements(network, images),
         counters=sum(tensor.numel() for tensor in state if not tensor.is_floating_point()),
         int8_bytes=INT8_BYTES_PER_CHANNEL * input_shape[0] + _int8_bytes(network),
     )
-    return counts, logits.shape
+    return counts, peak_elements(network, images), logits.shape
 
 
 def _int8_bytes(network: nn.Module) -> int:
     """Those of the weights, as `proard.supernet.cost` counts them, but with the batch norms."""
     total = 0
-    seen: set[int] = set()  # parameters that stand in two places
-    for module in network.modules():
-        small = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)
-        for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            if small and name == "weight":
-                total += parameter.numel() + INT8_BYTES_PER_CHANNEL * parameter.shape[0]
-            elif not (small and name == "bias"):
-                total += FLOAT_BYTES * parameter.numel()
+    for path, parameter in network.named_parameters():  # one that stands in two places comes once
+        place, _, name = path.rpartition(".")
+        small = isinstance(network.get_submodule(place), nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)
+        if small and name == "weight":
+            total += parameter.numel() + INT8_BYTES_PER_CHANNEL * parameter.shape[0]
+        elif not (small and name == "bias"):
+            total += FLOAT_BYTES * parameter.numel()
     return total

@@ -54,21 +54,10 @@ class MobileNetFamily(Family):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if any(kernel % 2 == 0 or kernel < 1 for kernel in self.kernel_choices):
-            raise ValueError(f"kernel_choices must be odd, got {self.kernel_choices}")
+        self.require(lambda kernel: kernel % 2 == 1 and kernel >= 1, "odd", "kernel_choices")
         self.require_positive("depth_choices", "expand_choices")
-        if not 0.1 <= self.width_multiplier <= 2:
-            raise ValueError(f"width_multiplier must be in [0.1, 2], got {self.width_multiplier}")
+        self.require(lambda factor: 0.1 <= factor <= 2, "in [0.1, 2]", "width_multiplier")
         self.require_fraction("dropout")
-
-    @property
-    def stem_strides(self) -> tuple[int, int]:
-        """Strides of the first convolution and of the first stage."""
-        return (2, 2) if self.stem == "imagenet" else (1, 1)
-
-    def activation_of(self, stage: int) -> str:
-        """The activation of a stage; -1 is stem and head."""
-        return self.activation or self.activations[stage]
 
     def decisions(self) -> list[Decision]:
         """Per stage: depth, and kernel and expansion of every block."""
@@ -87,9 +76,11 @@ class MobileNetFamily(Family):
         """Channel counts of every block."""
         chosen = dict(architecture.decisions)
         stem, channels = self._scaled(self.first[0]), self._scaled(self.first[1])
-        fixed = BlockSpec(stem, stem, channels, 3, 1, self.activation_of(0), 0, expands=False)
+        stem_stride = 2 if self.stem == "imagenet" else 1  # of the first convolution, and of the first stage
+        activations = [self.activation or own for own in self.activations]
+        attention = [own if self.squeeze_excitation is None else self.squeeze_excitation for own in self.attention]
+        fixed = BlockSpec(stem, stem, channels, 3, 1, activations[0], 0, expands=False)
         stages: list[tuple[BlockSpec, ...]] = [(fixed,)]
-        attention = self.attention if self.squeeze_excitation is None else (self.squeeze_excitation,) * len(self.widths)
         for stage, name, depths in self._stages():
             outputs, blocks = self._scaled(self.widths[stage]), []
             for block in range(1, int(chosen.get(f"{name}.depth", depths[-1])) + 1):
@@ -100,15 +91,15 @@ class MobileNetFamily(Family):
                         expanded,
                         outputs,
                         int(chosen[f"{name}.block{block}.kernel"]),
-                        (self.stem_strides[1] if stage == 0 else self.strides[stage]) if block == 1 else 1,
-                        self.activation_of(stage),
+                        (stem_stride if stage == 0 else self.strides[stage]) if block == 1 else 1,
+                        activations[stage],
                         round_channels(expanded // 4) if attention[stage] else 0,
                     )
                 )
                 channels = outputs
             stages.append(tuple(blocks))
         head = self._scaled(self.head[0]), self._scaled(self.head[1]) if self.head[1] else 0
-        return MobileNetPlan(self.input_shape[0], self.stem_strides[0], tuple(stages), head, self.activation_of(-1))
+        return MobileNetPlan(self.input_shape[0], stem_stride, tuple(stages), head, activations[-1])
 
     def measure(self, plan: MobileNetPlan, meter: CostMeter, images: Activation) -> None:
         """Walk the plan as the forward pass does."""

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from proard.common.errors import UserError, nearest
+from proard.common.errors import UserError, nearest, reason
 from proard.supernet.architecture import Architecture, Decision
 from proard.supernet.calibration import remove_running_statistics
 from proard.supernet.cost import Activation, CostMeter
@@ -163,4 +163,4 @@ def _explained(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise UserError(f"{what}: {reason(error)}") from error

@@ -141,8 +141,7 @@ class ViTFamily(Family):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.patch_size < 1 or self.patch_size & (self.patch_size - 1):
-            raise ValueError(f"patch_size must be a power of 2, got {self.patch_size}")
+        self.require(lambda side: side >= 1 and side & (side - 1) == 0, "a power of 2", "patch_size")
         if min(self.input_shape[1:]) < self.patch_size:
             raise ValueError(f"patch_size {self.patch_size} is larger than an image of {self.input_shape[1:]}")
         self.require_positive("width_choices", "depth_choices", "heads_choices", "mlp_choices", "head_channels")
