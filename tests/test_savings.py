@@ -201,11 +201,12 @@ def test_multiply_adds_are_those_of_the_metrics(run: Run) -> None:
     assert computed(run).phases["teacher"] == {"attack": 6e9, "update": 3e9, "validation": 1e9}
     shown = "20.0G multiply-adds (attack 60 %, update 15 %, validation 5 %, teacher 20 %), 6 s of the processor"
     assert str(computed(run)) == shown
-    compared = [{**row, "training_multiply_adds_alone": amount} for row, amount in zip(MADE["comparisons"], (4e9, 6e9))]
+    amounts = zip(MADE["comparisons"], (4e9, 6e9), strict=True)
+    compared = [{**row, "training_multiply_adds_alone": amount} for row, amount in amounts]
     found = savings(run, {"comparisons": compared})
     assert found is not None
     assert found.trainings == pytest.approx(20 / 5)
-    assert found.conclusion.endswith("In multiply-adds it is worth 4.0 of the others.")
+    assert found.conclusion.endswith("In multiply-adds it is worth 4.0 trainings alone.")
     before = savings(run, MADE)  # a baseline.json of an earlier version
     assert before is not None
     assert before.trainings is None
