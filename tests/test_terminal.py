@@ -523,9 +523,9 @@ def test_what_is_left(trainer: Trainer) -> None:
     epochs = [phase.epochs for phase in trainer.config.phases]
     whole = per_epoch * sum(count * seconds for count, seconds in zip(epochs, pace, strict=True))
     assert seconds_left(trainer, pace) == whole
-    trainer.position.phase, trainer.position.epoch, trainer.position.batch = 1, 1, 2
+    trainer.position.step = per_epoch * (epochs[0] + 1) + 2
     assert seconds_left(trainer, pace) == per_epoch * (2 + 4) - 2 * 2.0
-    trainer.position.phase, trainer.position.epoch, trainer.position.batch = 3, 0, 0
+    trainer.position.step = sum(trainer.steps)
     assert seconds_left(trainer, pace) == 0
 
 

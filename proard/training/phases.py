@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proard.attacks import Attack
-from proard.common.errors import UserError
+from proard.common.errors import UserError, located
 from proard.config import Component, Config, PhaseConfig, TeacherConfig
 from proard.objectives import Crafting, Objective, check_attack, craftings, objectives
 from proard.runs.components import attack, threat_model
@@ -131,10 +131,8 @@ def _joint_objective(config: Config, inner: Attack) -> Objective:
 def _unlocked(config: Config, index: int, space: SearchSpace) -> SearchSpace:
     """The part of the space in which only a phase's kinds of decisions vary."""
     kinds = config.phases[index].elastic
-    try:
+    with located(f"phases.{index}.elastic"):
         return space.unlocked(space.kinds if "all" in kinds else kinds)
-    except UserError as error:
-        raise UserError(f"phases.{index}.elastic: {error}") from None
 
 
 def _crafting(component: Component, where: str, inner: Attack) -> Crafting:

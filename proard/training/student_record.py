@@ -18,32 +18,23 @@ BINS = 6
 COLUMNS = ("loss", "divergence", "clean", "robust")
 
 
-def divergence(
-    logits: torch.Tensor, teacher: BatchTeacher | None, images: torch.Tensor, labels: torch.Tensor
-) -> torch.Tensor:
-    """Of a student's logits from the teacher's on the clean images; from the labels without a teacher.
-
-    Args:
-        logits: (n, K), of the first n images of the batch.
-        teacher: of the step.
-        images: of the batch (N, C, H, W).
-        labels: (N,).
-    """
-    n = len(logits)
-    if teacher is None:
-        return cross_entropy(logits, labels[:n]).mean()
-    return kl_divergence(teacher(images)[:n].detach(), logits).mean()
-
-
 def signals(outcome: Outcome, teacher: BatchTeacher | None, images: torch.Tensor, labels: torch.Tensor) -> Signals:
-    """What an objective's outcome says about the student, averaged over the ranks; nothing waits for the device."""
+    """What an objective's outcome says about the student, averaged over the ranks; nothing waits for the device.
+
+    Its divergence is from the teacher on the clean images, or from the labels where there is no teacher.
+    """
     logits = outcome.clean_logits if outcome.adversarial_logits is None else outcome.adversarial_logits
     with torch.no_grad():
+        if logits is None:
+            divergence = outcome.loss.detach()
+        elif teacher is None:
+            divergence = cross_entropy(logits, labels).mean()
+        else:
+            divergence = kl_divergence(teacher(images).detach(), logits).mean()
         unknown = torch.full((), float("nan"), device=labels.device)
-        values = [outcome.loss.detach() if logits is None else divergence(logits, teacher, images, labels)]
         seen = (outcome.clean_logits, outcome.adversarial_logits)
-        values += [unknown if known is None else (known.argmax(1) == labels).float().mean() for known in seen]
-        return Signals(*mean_over_ranks(torch.stack([value.float() for value in values])).unbind())
+        right = [unknown if known is None else (known.argmax(1) == labels).float().mean() for known in seen]
+        return Signals(*mean_over_ranks(torch.stack([value.float() for value in (divergence, *right)])).unbind())
 
 
 class StudentRecord:

@@ -10,16 +10,14 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from functools import partial
 
 import torch
-from torch import nn
 
 from proard.attacks.losses import cross_entropy
 from proard.attacks.steps import value_and_gradient
 from proard.common.device import autocast
 from proard.common.distributed import world_size
-from proard.data import augment, epoch_batches
+from proard.data import augment
 from proard.objectives.crafting import Own
 from proard.supernet import Architecture
 from proard.training.compute import ComputeMeter
@@ -45,11 +43,6 @@ def seconds_per_step(trainer: Trainer) -> list[float]:
         return [estimate.phase(phase) for phase in trainer.phases]
 
 
-def steps_per_epoch(trainer: Trainer) -> int:
-    """Optimizer steps."""
-    return len(epoch_batches(len(trainer.train_images), trainer.config.batch_size, (0,)))
-
-
 def seconds_left(trainer: Trainer, pace: list[float]) -> float:
     """Of the whole training, from where it is.
 
@@ -57,12 +50,9 @@ def seconds_left(trainer: Trainer, pace: list[float]) -> float:
         trainer: at any position.
         pace: as from `seconds_per_step`.
     """
-    per_epoch, position, left = steps_per_epoch(trainer), trainer.position, 0.0
-    for index, (phase, seconds) in enumerate(zip(trainer.config.phases, pace, strict=True)):
-        done = phase.epochs * per_epoch if index < position.phase else 0
-        if index == position.phase:
-            done = position.epoch * per_epoch + position.batch
-        left += seconds * (phase.epochs * per_epoch - done)
+    done, left = trainer.position.step, 0.0
+    for steps, seconds in zip(trainer.steps, pace, strict=True):
+        done, left = max(done - steps, 0), left + seconds * max(steps - done, 0)
     return left
 
 
@@ -83,7 +73,7 @@ class Estimate:
         images = torch.rand(shape, generator=self.trainer.generator, device=trainer.device)
         self.images = images.contiguous(memory_format=torch.channels_last)
         self.labels = torch.arange(self.batch_size, device=trainer.device) % trainer.data.num_classes
-        self.steps_per_epoch = steps_per_epoch(trainer)
+        self.steps_per_epoch = len(trainer._batches())
         ends = (self.space.smallest(), self.space.largest())
         self._ends = [(self.space.cost(a).multiply_adds, self._pass(a)) for a in dict.fromkeys(ends)]
         self._parts: dict[str, tuple[float, float]] = {}
@@ -146,19 +136,13 @@ class Estimate:
 
     def _teacher(self, phase: Phase) -> float:
         """The teacher's part of a step: its answers, or its own training."""
-        multiply_adds = self.space.cost(self.space.largest()).multiply_adds
         if phase.joint is not None:
-            return self._student(phase, multiply_adds, False)
-        if not phase.objective.needs_teacher:
-            return 0.0
-        if self.trainer.external is not None:
-            return self._scaled(partial(self._answer, self.trainer.external))
-        return self._seconds(multiply_adds)
+            return self._student(phase, self.space.cost(self.space.largest()).multiply_adds, False)
+        return self._seconds(self.trainer.teacher_cost) if phase.objective.needs_teacher else 0.0
 
     def _augmentation(self) -> float:
-        return self._once(
-            lambda _: augment(self.images, self.trainer.config.data.augmentation, self.trainer.generator), 0
-        )
+        settings = self.trainer.config.data.augmentation
+        return self._once(lambda _: augment(self.images, settings, self.trainer.generator), 0)
 
     def _validations(self, phase: Phase) -> float:
         """All validations of a phase: students are calibrated, and attacked."""
@@ -188,10 +172,6 @@ class Estimate:
                 value_and_gradient(student, self.images[:count], lambda logits, _: cross_entropy(logits, labels))
 
         return self._scaled(attack) / 2
-
-    def _answer(self, teacher: nn.Module, count: int) -> None:
-        with torch.no_grad(), autocast(self.trainer.device, self.trainer.precision):
-            teacher(self.images[:count])
 
     def _scaled(self, call: Callable[[int], object]) -> float:
         """Seconds of a call on the whole batch, from as many images as there is time for."""

@@ -95,9 +95,10 @@ class Trainer:
         self.generator = torch.Generator(self.device)
         self.seed_generators(0)
         self.teacher: nn.Module | None = None
+        self.teacher_cost = self.supernet.space.cost(self.supernet.space.largest()).multiply_adds
         if self.external is not None:
-            cost = measured_multiply_adds(self.external, data.input_shape, self.device)
-            self.teacher = self.compute.watch(self.external, cost, "teacher")
+            self.teacher_cost = measured_multiply_adds(self.external, data.input_shape, self.device)
+            self._learn_from(self.external)
         self.position = Position()
         self.best: dict[str, Any] | None = None
         self.after_save: Callable[[], None] = lambda: None
@@ -107,11 +108,14 @@ class Trainer:
     # -----------------------------------------------------------------------------------------------------------------
     # The loop
 
+    @property
+    def steps(self) -> list[int]:
+        """Optimizer steps of every phase."""
+        return [len(self._batches()) * phase.epochs for phase in self.config.phases]
+
     def fit(self) -> None:
         """Train to the end of the last phase; on Ctrl-C or SIGTERM save and raise `Interrupted`."""
-        per_epoch = len(self._batches())
-        steps = [per_epoch * phase.epochs for phase in self.config.phases]
-        progress = TrainingProgress(steps, self.position.step, self.quiet, rank() == 0, self.pace)
+        progress = TrainingProgress(self.steps, self.position.step, self.quiet, rank() == 0, self.pace)
         try:
             with SignalWatch() as self.signals:
                 while self.position.phase < len(self.config.phases):
@@ -256,10 +260,9 @@ class Trainer:
         self.best = None
         self.lowest_loss = float("inf")
 
-    def _learn_from(self, largest: nn.Module) -> None:
-        """Take a frozen largest student for the teacher."""
-        cost = self.supernet.space.cost(self.supernet.space.largest()).multiply_adds
-        self.teacher = self.compute.watch(largest, cost, "teacher")
+    def _learn_from(self, teacher: nn.Module) -> None:
+        """Take a network for the teacher, and count its answers."""
+        self.teacher = self.compute.watch(teacher, self.teacher_cost, "teacher")
 
     def _end_phase(self) -> None:
         """Continue from the phase's best weights, by validation robust accuracy."""
