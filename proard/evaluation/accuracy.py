@@ -26,6 +26,11 @@ class Accuracy:
     correct: int
     total: int
 
+    @classmethod
+    def of(cls, correct: torch.Tensor) -> Accuracy:
+        """Of one truth value per image (N,)."""
+        return Accuracy(int(correct.sum()), len(correct))
+
     @property
     def value(self) -> float:
         """In [0, 1]; 0 for no images."""

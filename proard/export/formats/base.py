@@ -114,10 +114,6 @@ class Format(ABC):
         """What computes as the file does and has gradients with respect to images; None for the student itself."""
         return source.quantised.straight_through() if self.int8 else None
 
-    def __call__(self, student: nn.Module, example: torch.Tensor, path: Path) -> dict[str, Any]:
-        """Write a student, without calibration images."""
-        return self.write(Source(student, example), path)
-
 
 def require_agreement(name: str, found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> float:
     """The largest difference of logits (N, K); refused above the tolerance or where predictions differ.

@@ -6,7 +6,7 @@ import io
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -23,7 +23,7 @@ class Onnx(Format):
 
     name = "onnx"
     file = "student.onnx"
-    packages = ("onnx", "onnxscript", "onnxruntime")
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
     extra = "onnx"
 
     def write(self, source: Source, path: Path) -> dict[str, Any]:
@@ -36,8 +36,22 @@ class Onnx(Format):
         return {**described(model, source), "checked": {"images": len(expected), "max_logit_difference": difference}}
 
     def load(self, path: Path) -> Runner:
-        """The written model, run by onnxruntime on the CPU."""
-        return session_runner(path)
+        """The written model, run by onnxruntime on the CPU with as many threads as PyTorch uses."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ExportError(f"{path.name}: onnxruntime does not take it ({one_line(error)})") from error
+        batch = session.get_inputs()[0].shape[0]
+
+        def run(images: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+        return Runner(run, batch if isinstance(batch, int) else None)
 
 
 def onnx_model(name: str, network: Any, source: Source, optimise: bool = True) -> Any:
@@ -89,26 +103,3 @@ def described(model: Any, source: Source) -> dict[str, Any]:
     """Opset and batch size, for the card."""
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     return {"opset": opset, "ir_version": model.ir_version, "batch": source.static_batch or "any"}
-
-
-def session_runner(path: Path) -> Runner:
-    """An ONNX model in onnxruntime on the CPU, with as many threads as PyTorch uses.
-
-    Raises:
-        ExportError: onnxruntime does not take it.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ExportError(f"{path.name}: onnxruntime does not take it ({one_line(error)})") from error
-    batch = session.get_inputs()[0].shape[0]
-
-    def run(images: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
-
-    return Runner(run, batch if isinstance(batch, int) else None)

@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from proard.export.formats.base import Format, Runner, Source
+from proard.export.formats.base import Source
 from proard.export.formats.errors import ExportError
-from proard.export.formats.onnx import described, onnx_model, save, session_runner
+from proard.export.formats.onnx import Onnx, described, onnx_model, save
 
 
-class OnnxInt8(Format):
+class OnnxInt8(Onnx):
     """An ONNX model with int8 weights per channel; input ``images`` (float, in [0, 1]), output ``logits`` (float)."""
 
     name = "onnx-int8"
@@ -31,10 +31,6 @@ class OnnxInt8(Format):
         if not self.load(path)(source.images[:2]).isfinite().all():
             raise ExportError(f"--format {self.name}: the file gives logits that are not finite")
         return {**described(model, source), "representation": "QDQ", **source.quantised.settings}
-
-    def load(self, path: Path) -> Runner:
-        """The written model, run by onnxruntime on the CPU."""
-        return session_runner(path)
 
 
 def _tidy(model: Any) -> None:
