@@ -37,6 +37,6 @@ def latency_card(
     settings = {key: value for key, value in asdict(execution).items() if key != "device"}
     return {
         "predicted": {"seconds": table.predict(architecture), "device": table.device},
-        "measured": {**measured.as_dict(), "device": execution.device_name, **settings},
+        "measured": {**asdict(measured), "device": execution.device_name, **settings},
         "same_device": table.device == execution.device_name,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ def profile_supernet(
     distinct = distinct_blocks(supernet.family, supernet.space)
     chosen = thinned(distinct, most_blocks)
     versions = environment()
+    runtime = import_module("onnxruntime" if execution.runtime == "onnxruntime" else "torch")
     table = LatencyTable(
         **describe_family(supernet.family),
         batch_size=execution.batch_size,
@@ -56,7 +58,7 @@ def profile_supernet(
         device=execution.device_name,
         versions={
             **{name: versions[name] for name in ("proard", "torch", "python")},
-            execution.runtime: _version(execution.runtime),
+            execution.runtime: str(runtime.__version__),
         },
         interpolate=len(chosen) < len(distinct),
         call_overhead=profiler.call_overhead(),
@@ -128,10 +130,8 @@ class Profiler:
             )
             for index, (architecture, total, timing) in enumerate(zip(architectures, sums, timings, strict=True))
         ]
-        update = {"overhead": overhead, "scale": scale, "students": results}
-        return table.model_copy(
-            update={**update, **quality([(r.predicted, r.measured) for r in results if r.held_out])}
-        )
+        tested_on = quality([(result.predicted, result.measured) for result in results if result.held_out])
+        return table.model_copy(update={"overhead": overhead, "scale": scale, "students": results, **tested_on})
 
     def _time(
         self, what: str, makers: Sequence[Callable[[], tuple[nn.Module, tuple[int, ...]]]], seconds: float | None = None
@@ -174,14 +174,6 @@ class Profiler:
             return module, shapes[0]
 
         return make
-
-
-def _version(runtime: str) -> str | None:
-    if runtime != "onnxruntime":
-        return torch.__version__
-    import onnxruntime
-
-    return str(onnxruntime.__version__)
 
 
 CANDIDATES = 200  # random students, of which some are measured
