@@ -39,9 +39,9 @@ def profile_supernet(
     Args:
         supernet: with any weights.
         execution: as `Execution.resolved` gives it.
-        seconds: as for `profile`, like all that follow.
-        most_blocks: measured.
-        students: fitted and held out.
+        seconds: to time each block for; a whole student has three times as long.
+        most_blocks: to measure; where there are more, the others are interpolated.
+        students: how many the overhead and the scale are fitted on, and how many test the predictions.
         quiet: no progress bar.
     """
     profiler = Profiler(supernet, execution, seconds, quiet)
@@ -51,11 +51,7 @@ def profile_supernet(
     runtime = import_module("onnxruntime" if execution.runtime == "onnxruntime" else "torch")
     table = LatencyTable(
         **describe_family(supernet.family),
-        batch_size=execution.batch_size,
-        dtype=execution.dtype,
-        runtime=execution.runtime,
-        threads=execution.threads or 1,
-        device=execution.device_name,
+        **execution.as_dict(),
         versions={
             **{name: versions[name] for name in ("proard", "torch", "python")},
             execution.runtime: str(runtime.__version__),
@@ -84,14 +80,7 @@ def measure_latency(
 
 
 class Profiler:
-    """Times blocks and students of a supernet.
-
-    Args:
-        supernet: with any weights.
-        execution: resolved.
-        seconds: to time each block for.
-        quiet: no progress bar.
-    """
+    """Times blocks and students of a supernet; see `profile_supernet` for the arguments."""
 
     def __init__(self, supernet: Supernet, execution: Execution, seconds: float, quiet: bool) -> None:
         self.supernet, self.execution, self.seconds, self.quiet = supernet, execution, seconds, quiet

@@ -17,6 +17,7 @@ from proard.export.formats.errors import ExportError
 if TYPE_CHECKING:
     from proard.export.formats.quantisation import Quantised
 
+TOLERANCE = 1e-4  # how far logits of a file in float32 may be from the student's
 RANDOM_IMAGES = 32  # stand in for calibration images where a caller has none
 
 
@@ -115,7 +116,7 @@ class Format(ABC):
         return source.quantised.straight_through() if self.int8 else None
 
 
-def require_agreement(name: str, found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> float:
+def require_agreement(name: str, found: torch.Tensor, expected: torch.Tensor, tolerance: float = TOLERANCE) -> float:
     """The largest difference of logits (N, K); refused above the tolerance or where predictions differ.
 
     Raises:

@@ -131,15 +131,14 @@ def _evaluate(
         }
     generators: dict[str, torch.Generator] = {}
     for part in attacked:
-        logits = runner(part.images)
-        differences.append((logits - part.logits).abs().max())
-        equal.append(logits.argmax(1) == part.logits.argmax(1))
-        seen = {"clean": part.images, "transfer": part.adversarial}
+        logits = {"clean": runner(part.images), "transfer": runner(part.adversarial)}
         for name, (attack, network) in attacks.items():
             generator = generators.setdefault(name, torch.Generator(part.images.device).manual_seed(checks.seed))
-            seen[name] = _run(attack, network, part.images, part.labels, generator)
-        for name, images in seen.items():
-            right.setdefault(name, []).append(runner(images).argmax(1) == part.labels)
+            logits[name] = runner(_run(attack, network, part.images, part.labels, generator))
+        for name, values in logits.items():
+            right.setdefault(name, []).append(values.argmax(1) == part.labels)
+        differences.append((logits["clean"] - part.logits).abs().max())
+        equal.append(logits["clean"].argmax(1) == part.logits.argmax(1))
     correct = {name: torch.cat(values) for name, values in right.items()}
     used = {"transfer": checks.attack, **{name: attack for name, (attack, _) in attacks.items()}}
     return {

@@ -10,7 +10,7 @@ from typing import Any
 
 from proard.export.formats.base import Source
 from proard.export.formats.errors import ExportError
-from proard.export.formats.onnx import Onnx, described, onnx_model, save
+from proard.export.formats.onnx import Onnx, onnx_model, save
 
 
 class OnnxInt8(Onnx):
@@ -27,10 +27,10 @@ class OnnxInt8(Onnx):
         # Not optimised: folding constants would turn the int8 weights back into float32.
         model = onnx_model(self.name, source.quantised.network, source, optimise=False)
         _tidy(model)
-        save(self.name, model, path)
+        described = save(self.name, model, source, path)
         if not self.load(path)(source.images[:2]).isfinite().all():
             raise ExportError(f"--format {self.name}: the file gives logits that are not finite")
-        return {**described(model, source), "representation": "QDQ", **source.quantised.settings}
+        return {**described, "representation": "QDQ", **source.quantised.settings}
 
 
 def _tidy(model: Any) -> None:
