@@ -88,17 +88,16 @@ def write_student(
         Progress(f"writing {directory.name}", 2 * len(names), quiet=quiet) as progress,
     ):
         written = _write_formats(folder, names, source, progress.advance)
-        entries = [entry for entry, _ in written.values()]
-        measured = evaluate_formats(folder, entries, student, source, checks, progress.advance)
+        measured = evaluate_formats(folder, list(written), student, source, checks, progress.advance)
         card = {"format": CARD_FORMAT, **card, "bytes": (folder / WEIGHTS).stat().st_size}
         card["formats"] = {
-            name: {
+            entry.name: {
                 "file": entry.file,
                 "bytes": (folder / entry.file).stat().st_size,
                 "settings": settings,
                 **measured.get(entry.name, {}),
             }
-            for name, (entry, settings) in written.items()
+            for entry, settings in written.items()
         }
         card["files"] = {path.name: sha256(path) for path in sorted(folder.iterdir())}
         write_json(folder / CARD, card)
@@ -108,13 +107,13 @@ def write_student(
 
 def _write_formats(
     folder: Path, names: Sequence[str], source: Source, progress: Callable[[int], Any]
-) -> dict[str, tuple[Format, dict[str, Any]]]:
+) -> dict[Format, dict[str, Any]]:
     """Write the formats; those that are more than a function come back, with what the card says of them."""
-    written = {}
+    written: dict[Format, dict[str, Any]] = {}
     for name in names:
         entry = FORMATS[name]
         if isinstance(entry, Format):
-            written[name] = (entry, entry.write(source, folder / entry.file))
+            written[entry] = entry.write(source, folder / entry.file)
             progress(1)
         else:
             entry(source.student, source.example, folder / f"student.{name}")

@@ -179,8 +179,7 @@ class LatencyTable(Model):
     @property
     def execution(self) -> Execution:
         """How the blocks were run, for measuring a student likewise."""
-        device = "auto" if self.runtime != "onnxruntime" else "cpu"
-        return Execution(self.batch_size, self.dtype, self.runtime, self.threads, device)
+        return Execution(self.batch_size, self.dtype, self.runtime, self.threads)
 
     @cached_property
     def _family(self) -> Family:
