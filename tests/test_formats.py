@@ -17,13 +17,13 @@ from small_families import SMALL_FAMILIES
 from torch import nn
 
 import proard.export.formats.evaluation as evaluation
-import proard.export.formats.onnx as onnx_format
 from proard.attacks import PGD, Square, ThreatModel
 from proard.common.errors import UserError
 from proard.common.files import sha256
 from proard.export.formats import FORMATS, ExportError, FormatChecks, Source
 from proard.export.formats.base import Runner, require_agreement
 from proard.export.formats.evaluation import combine
+from proard.export.formats.onnx import Onnx
 from proard.export.formats.quantisation import quantise
 from proard.export.student_directory import describe, write_student
 from proard.supernet import build_supernet
@@ -462,8 +462,8 @@ def test_an_exporter_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_file_that_computes_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the runtime were wrong in the fourth digit."""
-    original = onnx_format.session_runner
-    monkeypatch.setattr(onnx_format, "session_runner", lambda path: lambda images: original(path)(images) + 1e-3)
+    original = Onnx.load
+    monkeypatch.setattr(Onnx, "load", lambda entry, path: lambda images: original(entry, path)(images) + 1e-3)
     assert "does not compute what the student computes" in refused(tmp_path, "onnx")
 
 

@@ -26,6 +26,11 @@ class Accuracy:
     correct: int
     total: int
 
+    @classmethod
+    def of(cls, correct: torch.Tensor) -> Accuracy:
+        """Of one truth value per image (N,)."""
+        return Accuracy(int(correct.sum()), len(correct))
+
     @property
     def value(self) -> float:
         """In [0, 1]; 0 for no images."""
@@ -165,12 +170,9 @@ def work(images: int, attacks: Iterable[Attack]) -> int:
 
 @contextmanager
 def counted(network: nn.Module, expected: float, progress: Callable[[float], Any]) -> Iterator[None]:
-    """Report progress inside of an attack: images that go through the network, up to those expected, then the rest.
+    """Report progress inside of an attack: amounts that add up to ``expected``, as images go through the network.
 
-    Args:
-        network: that is attacked; nothing about it changes but that it is listened to.
-        expected: images that go through it, at most; an attack that stops early, or goes on, is as good.
-        progress: called with amounts that add up to ``expected``, unless there is an exception.
+    An attack that stops earlier, or goes on, is as good. All that changes about the network is that it is listened to.
     """
     done = 0.0
 

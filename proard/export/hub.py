@@ -38,20 +38,16 @@ def push(
     directory: str | Path,
     repository: str,
     *,
-    private: bool = True,
     token: str | None = None,
     endpoint: str | None = None,
-    message: str = "A student of proard",
 ) -> str:
-    """Upload a verified student directory as one commit; the repository is made if need be.
+    """Upload a verified student directory as one commit; a private repository is made if need be.
 
     Args:
         directory: with a student.json.
         repository: ``name`` or ``owner/name``.
-        private: whether a new repository is; an existing one stays as it is.
         token: of an account that may write; default the one that ``hf auth login`` stored, or ``HF_TOKEN``.
         endpoint: another server than huggingface.co.
-        message: of the commit.
 
     Returns:
         The address of the repository.
@@ -71,8 +67,8 @@ def push(
     operations.append(CommitOperationAdd("README.md", readme.encode()))
     try:
         api = HfApi(endpoint=endpoint, token=token)
-        repo = api.create_repo(repository, private=private, exist_ok=True)
-        api.create_commit(repo.repo_id, operations, commit_message=message)
+        repo = api.create_repo(repository, private=True, exist_ok=True)
+        api.create_commit(repo.repo_id, operations, commit_message="A student of proard")
     except Exception as error:
         reason = next((line for line in map(str.strip, str(error).splitlines()) if line), type(error).__name__)
         raise Stopped(f"push {repository}: {reason[:300]}; the student is in {directory}") from error

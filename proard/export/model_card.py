@@ -7,14 +7,14 @@ from typing import Any
 
 TEMPLATE = """# A robust image classifier{budget}
 
-{origin} by proard {version}.
+{origin} by proard {card[versions][proard]}.
 
 | | |
 |---|---|
-| network | {family}, {classes} classes, input {shape}, float images in [0, 1] |
-| multiply-adds | {multiply_adds:,} (1 multiply-add = 1 FLOP) |
-| parameters | {parameters:,} ({bytes:,} bytes in float32{weights_int8}) |
-| peak activation memory | {peak:,} bytes (float32, batch size 1{peak_int8}) |
+| network | {card[family]}, {card[num_classes]} classes, input {shape}, float images in [0, 1] |
+| multiply-adds | {card[multiply_adds]:,} (1 multiply-add = 1 FLOP) |
+| parameters | {card[parameters]:,} ({card[bytes]:,} bytes in float32{weights_int8}) |
+| peak activation memory | {card[peak_activation_bytes]:,} bytes (float32, batch size 1{peak_int8}) |
 {latency}| threat model | {norm}, eps {eps:.5g}, pixel values in [0, 1] |
 | trained on | {data} |
 {accuracies}
@@ -85,6 +85,10 @@ FORMATS = """
 Each file was run on {images} test images. `transfer`: adversarial images of the student in float32.{int8}
 """
 
+INT8_LIMITS = """
+- The int8 files were run on a CPU here. Other hardware rounds elsewhere, so that single predictions may
+  differ. Square Attack was given few queries, and finds more with 5000."""
+
 INT8 = """ An int8 file
 is another function than the student: rounding hides its gradients, so that a gradient attack on it finds little, which
 says nothing about robustness. Hence also `straight_through`: projected gradient descent through a copy whose rounding
@@ -101,33 +105,26 @@ def model_card(card: dict[str, Any]) -> str:
     rows = [("clean accuracy", evaluation["clean"])]
     rows += [(f"robust accuracy, {robust['attack']['name']}", robust) for robust in evaluation["robust"]]
     formats: dict[str, Any] = card.get("formats", {})
-    threat = card["threat_model"]
+    quantised = next((entry for entry in formats.values() if "square" in entry.get("robust", {})), None)
     return TEMPLATE.format(
-        budget="" if budget is None else f", at most {_limits(budget)}",
-        origin="Trained as it is" if budget is None else "Cut out of a weight-sharing network",
-        version=card["versions"]["proard"],
-        family=card["family"],
-        classes=card["num_classes"],
-        shape=" x ".join(map(str, card["input_shape"])),
-        multiply_adds=card["multiply_adds"],
-        parameters=card["parameters"],
-        bytes=card["bytes"],
-        weights_int8=_int8(card.get("weight_bytes_int8")),
-        peak=card["peak_activation_bytes"],
-        peak_int8=_int8(card.get("peak_activation_bytes_int8")),
-        latency=_latency(card.get("latency")),
-        norm=threat["norm"],
-        eps=threat["eps"],
+        card=card,
+        **card["threat_model"],
         data=card["data"]["name"],
-        accuracies="\n".join(f"| {name} | {_percent(row)} |" for name, row in rows),
-        energy=_energy(card.get("energy")),
         images=evaluation["clean"]["images"],
         split=evaluation["split"],
-        formats=_formats(formats),
+        budget="" if budget is None else f", at most {_limits(budget)}",
+        origin="Trained as it is" if budget is None else "Cut out of a weight-sharing network",
+        shape=" x ".join(map(str, card["input_shape"])),
+        weights_int8=_int8(card.get("weight_bytes_int8")),
+        peak_int8=_int8(card.get("peak_activation_bytes_int8")),
+        latency=_latency(card.get("latency")),
+        accuracies="\n".join(f"| {name} | {_percent(row)} |" for name, row in rows),
+        energy=_energy(card.get("energy")),
+        formats=_formats(formats, quantised),
         snippets="".join(_snippet(name, entry) for name, entry in formats.items() if name in SNIPPETS)
         or _snippet("pt2", {"file": "student.pt2"}),
         class_names=", ".join(card["classes"]),
-        int8_limits=_int8_limits(formats),
+        int8_limits=INT8_LIMITS if quantised else "",
     )
 
 
@@ -150,8 +147,8 @@ def _latency(latency: dict[str, Any] | None) -> str:
     return f"| latency | {1000 * measured['median']:.3g} ms, median on {measured['device']}; {how} |\n"
 
 
-def _formats(formats: dict[str, Any]) -> str:
-    """The table of the files, if they were measured."""
+def _formats(formats: dict[str, Any], quantised: dict[str, Any] | None) -> str:
+    """The table of the files, if they were measured; ``quantised`` is one of the int8 files."""
     measured = {name: entry for name, entry in formats.items() if "robust" in entry}
     if not measured:
         return ""
@@ -164,8 +161,6 @@ def _formats(formats: dict[str, Any]) -> str:
         same += f", logits within {agreement['max_logit_difference']:.2g}"
         cells = [name, f"`{entry['file']}`", f"{entry['bytes']:,}", _percent(entry["clean"]), *robust, same]
         rows.append(f"| {' | '.join(cells)} |")
-    first = next(iter(measured.values()))
-    quantised = next((entry for entry in measured.values() if "square" in entry["robust"]), None)
     int8 = ""
     if quantised is not None:
         int8 = INT8.format(
@@ -177,7 +172,7 @@ def _formats(formats: dict[str, Any]) -> str:
         attacks=" | ".join(names),
         lines="|".join(["---"] * len(names)),
         rows="\n".join(rows),
-        images=first["clean"]["images"],
+        images=next(iter(measured.values()))["clean"]["images"],
         int8=int8,
     )
 
@@ -204,15 +199,6 @@ def _energy(energy: dict[str, Any] | None) -> str:
     emissions = "" if energy.get("kg_co2eq") is None else f", {energy['kg_co2eq']:.3g} kg CO2eq"
     share = " for the whole run, which all its students share"
     return f"| energy | {energy['kwh']:.3g} kWh{emissions}{share} |\n"
-
-
-def _int8_limits(formats: dict[str, Any]) -> str:
-    if not any("square" in entry.get("robust", {}) for entry in formats.values()):
-        return ""
-    return (
-        "\n- The int8 files were run on a CPU here. Other hardware rounds elsewhere, so that single predictions may\n"
-        "  differ. Square Attack was given few queries, and finds more with 5000."
-    )
 
 
 def _percent(row: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from proard.common.errors import UserError, nearest, reason
@@ -82,25 +82,22 @@ def write_student(
     example = torch.zeros(2, *card["input_shape"])
     source = Source(plain, example, checks.calibration, checks.static_batch)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    wanted = [name for name in dict.fromkeys(["pt2", *formats]) if name != "safetensors"]
+    names = list(dict.fromkeys(["safetensors", "pt2", *formats]))
     with (
         atomic_directory(directory) as folder,
-        Progress(f"writing {directory.name}", 2 * len(wanted), quiet=quiet) as progress,
+        Progress(f"writing {directory.name}", 2 * len(names), quiet=quiet) as progress,
     ):
-        save_file({name: tensor.contiguous() for name, tensor in plain.state_dict().items()}, folder / WEIGHTS)
-        (folder / WEIGHTS).chmod(0o644)  # safetensors makes it readable for its owner alone
-        written = _write_formats(folder, wanted, source, progress.advance)
-        entries = [entry for entry, _ in written.values()]
-        measured = evaluate_formats(folder, entries, student, source, checks, progress.advance)
+        written = _write_formats(folder, names, source, progress.advance)
+        measured = evaluate_formats(folder, list(written), student, source, checks, progress.advance)
         card = {"format": CARD_FORMAT, **card, "bytes": (folder / WEIGHTS).stat().st_size}
         card["formats"] = {
-            name: {
+            entry.name: {
                 "file": entry.file,
                 "bytes": (folder / entry.file).stat().st_size,
                 "settings": settings,
                 **measured.get(entry.name, {}),
             }
-            for name, (entry, settings) in written.items()
+            for entry, settings in written.items()
         }
         card["files"] = {path.name: sha256(path) for path in sorted(folder.iterdir())}
         write_json(folder / CARD, card)
@@ -109,17 +106,18 @@ def write_student(
 
 
 def _write_formats(
-    folder: Path, names: Sequence[str], source: Source, progress: Callable[[], Any]
-) -> dict[str, tuple[Format, dict[str, Any]]]:
+    folder: Path, names: Sequence[str], source: Source, progress: Callable[[int], Any]
+) -> dict[Format, dict[str, Any]]:
     """Write the formats; those that are more than a function come back, with what the card says of them."""
-    written = {}
+    written: dict[Format, dict[str, Any]] = {}
     for name in names:
         entry = FORMATS[name]
         if isinstance(entry, Format):
-            written[name] = (entry, entry.write(source, folder / entry.file))
+            written[entry] = entry.write(source, folder / entry.file)
+            progress(1)
         else:
             entry(source.student, source.example, folder / f"student.{name}")
-        progress()
+            progress(2)  # it is not measured
     return written
 
 
@@ -213,6 +211,8 @@ def check_formats(formats: Sequence[str]) -> None:
         if name not in FORMATS:
             raise UserError(f"--format {name}: unknown{nearest(name, FORMATS)}")
         entry = FORMATS[name]
-        for package in entry.packages if isinstance(entry, Format) else ():
+        if not isinstance(entry, Format):
+            continue
+        for package in entry.packages:
             if find_spec(package) is None:
                 raise UserError(f"--format {name}: needs the package '{package}'; pip install 'proard[{entry.extra}]'")

@@ -6,10 +6,8 @@ from proard.evaluation.latency.limits import latency_card, with_latency
 from proard.evaluation.latency.profiling import measure_latency, profile_supernet
 from proard.evaluation.latency.table import LatencyTable
 from proard.evaluation.latency.timing import Timing, time_calls
-from proard.supernet.cost import Block
 
 __all__ = [
-    "Block",
     "Execution",
     "LatencyTable",
     "Timing",

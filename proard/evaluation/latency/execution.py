@@ -6,7 +6,7 @@ import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -65,6 +65,10 @@ class Execution:
     def device_name(self) -> str:
         """Of the processor or the graphics card."""
         return torch.cuda.get_device_name(self.device) if self.device.startswith("cuda") else processor_name()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name, for JSON, with the device's own name."""
+        return {**asdict(self), "device": self.device_name}
 
     def synchronize(self) -> None:
         """Wait until the device is done."""

@@ -28,15 +28,10 @@ def latency_card(
 ) -> dict[str, Any]:
     """What a student's card says of its latency: predicted for the table's device, and measured on this one.
 
-    Args:
-        table: that chose the student.
-        architecture: of the student.
-        measured: from `measure_latency`.
-        execution: how it was measured, as `Execution.resolved` gives it.
+    The last two are what `measure_latency` returned, and the execution that it was given.
     """
-    settings = {key: value for key, value in asdict(execution).items() if key != "device"}
     return {
         "predicted": {"seconds": table.predict(architecture), "device": table.device},
-        "measured": {**measured.as_dict(), "device": execution.device_name, **settings},
+        "measured": {**asdict(measured), **execution.as_dict()},
         "same_device": table.device == execution.device_name,
     }

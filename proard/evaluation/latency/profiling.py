@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -38,25 +39,22 @@ def profile_supernet(
     Args:
         supernet: with any weights.
         execution: as `Execution.resolved` gives it.
-        seconds: as for `profile`, like all that follow.
-        most_blocks: measured.
-        students: fitted and held out.
+        seconds: to time each block for; a whole student has three times as long.
+        most_blocks: to measure; where there are more, the others are interpolated.
+        students: how many the overhead and the scale are fitted on, and how many test the predictions.
         quiet: no progress bar.
     """
     profiler = Profiler(supernet, execution, seconds, quiet)
     distinct = distinct_blocks(supernet.family, supernet.space)
     chosen = thinned(distinct, most_blocks)
     versions = environment()
+    runtime = import_module("onnxruntime" if execution.runtime == "onnxruntime" else "torch")
     table = LatencyTable(
         **describe_family(supernet.family),
-        batch_size=execution.batch_size,
-        dtype=execution.dtype,
-        runtime=execution.runtime,
-        threads=execution.threads or 1,
-        device=execution.device_name,
+        **execution.as_dict(),
         versions={
             **{name: versions[name] for name in ("proard", "torch", "python")},
-            execution.runtime: _version(execution.runtime),
+            execution.runtime: str(runtime.__version__),
         },
         interpolate=len(chosen) < len(distinct),
         call_overhead=profiler.call_overhead(),
@@ -82,14 +80,7 @@ def measure_latency(
 
 
 class Profiler:
-    """Times blocks and students of a supernet.
-
-    Args:
-        supernet: with any weights.
-        execution: resolved.
-        seconds: to time each block for.
-        quiet: no progress bar.
-    """
+    """Times blocks and students of a supernet; see `profile_supernet` for the arguments."""
 
     def __init__(self, supernet: Supernet, execution: Execution, seconds: float, quiet: bool) -> None:
         self.supernet, self.execution, self.seconds, self.quiet = supernet, execution, seconds, quiet
@@ -128,10 +119,8 @@ class Profiler:
             )
             for index, (architecture, total, timing) in enumerate(zip(architectures, sums, timings, strict=True))
         ]
-        update = {"overhead": overhead, "scale": scale, "students": results}
-        return table.model_copy(
-            update={**update, **quality([(r.predicted, r.measured) for r in results if r.held_out])}
-        )
+        tested_on = quality([(result.predicted, result.measured) for result in results if result.held_out])
+        return table.model_copy(update={"overhead": overhead, "scale": scale, "students": results, **tested_on})
 
     def _time(
         self, what: str, makers: Sequence[Callable[[], tuple[nn.Module, tuple[int, ...]]]], seconds: float | None = None
@@ -174,14 +163,6 @@ class Profiler:
             return module, shapes[0]
 
         return make
-
-
-def _version(runtime: str) -> str | None:
-    if runtime != "onnxruntime":
-        return torch.__version__
-    import onnxruntime
-
-    return str(onnxruntime.__version__)
 
 
 CANDIDATES = 200  # random students, of which some are measured

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -55,7 +56,7 @@ class Entry(Model):
     def of(cls, block: Block, timing: Timing) -> Entry:
         """Of a block that was measured."""
         counts = {"multiply_adds": block.multiply_adds, "bytes": block.bytes, "layers": len(block.layers)}
-        return cls(**timing.as_dict(), **counts)
+        return cls(**asdict(timing), **counts)
 
 
 class StudentLatency(Model):
@@ -146,7 +147,7 @@ class LatencyTable(Model):
         Raises:
             UserError: names the first difference.
         """
-        theirs, ours = _description(family), _comparable(self.model_dump())
+        theirs, ours = _comparable(describe_family(family)), _comparable(self.model_dump())
         for name in ("family", *sorted(theirs.keys() | ours.keys())):
             if theirs.get(name) != ours.get(name):
                 raise UserError(
@@ -178,8 +179,7 @@ class LatencyTable(Model):
     @property
     def execution(self) -> Execution:
         """How the blocks were run, for measuring a student likewise."""
-        device = "auto" if self.runtime != "onnxruntime" else "cpu"
-        return Execution(self.batch_size, self.dtype, self.runtime, self.threads, device)
+        return Execution(self.batch_size, self.dtype, self.runtime, self.threads)
 
     @cached_property
     def _family(self) -> Family:
@@ -196,12 +196,12 @@ class LatencyTable(Model):
 
 def describe_family(family: Family) -> dict[str, Any]:
     """The part of a table that says what networks it is for."""
-    options = asdict(family)
+    options = json.loads(json.dumps(asdict(family)))  # lists for tuples, as in the file
     return {
         "family": families.name_of(family),
         "num_classes": options.pop("num_classes"),
         "input_shape": tuple(options.pop("input_shape")),
-        "family_options": {name: _plain(value) for name, value in options.items()},
+        "family_options": options,
     }
 
 
@@ -209,19 +209,10 @@ def _features(layers: int, multiply_adds: int, moved: int) -> tuple[float, ...]:
     return 1.0, layers, multiply_adds, moved
 
 
-def _description(family: Family) -> dict[str, Any]:
-    return _comparable(describe_family(family))
-
-
-def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Family, classes, shape and options that matter, with lists for tuples, as in JSON."""
-    options = {k: _plain(v) for k, v in values["family_options"].items() if k not in WITHOUT_EFFECT}
-    fixed = {key: _plain(values[key]) for key in ("family", "num_classes", "input_shape")}
-    return {**options, **fixed}
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(v) for v in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+def _comparable(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Family, classes, shape and the options that matter."""
+    options = {name: value for name, value in described["family_options"].items() if name not in WITHOUT_EFFECT}
+    return {**options, **{name: described[name] for name in ("family", "num_classes", "input_shape")}}
 
 
 def fit(features: Sequence[Sequence[float]], seconds: Sequence[float]) -> np.ndarray:

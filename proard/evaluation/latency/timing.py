@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -33,10 +33,6 @@ class Timing:
         """From the seconds of every call, at least one."""
         ordered = sorted(samples)
         return cls(median(ordered), ordered[math.ceil(0.95 * len(ordered)) - 1], len(ordered))
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields by name, for JSON."""
-        return asdict(self)
 
 
 def time_calls(

@@ -22,13 +22,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from proard.attacks import ThreatModel
 from proard.attacks.attack import Model
 from proard.attacks.losses import cross_entropy
-from proard.evaluation.transfer.expansion import Expansion, dual_norm, largest
+from proard.evaluation.transfer.expansion import Ascent, Expansion, dual_norm, largest
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 ROBUST_LOSS = math.log(2)
 """A smaller cross-entropy means that the true class has a probability above 1/2: the prediction is right."""
@@ -82,23 +86,10 @@ def worst_loss(
     images: torch.Tensor,
     labels: torch.Tensor,
     threat: ThreatModel,
-    *,
-    steps: int = 10,
-    restarts: int = 10,
-    step_size: float | None = None,
-    generator: torch.Generator | None = None,
+    **ascent: Unpack[Ascent],
 ) -> torch.Tensor:
     """The largest cross-entropy within the radius that gradient ascent finds, per image (N,); from below.
 
     See `proard.evaluation.transfer.expand` for the arguments.
     """
-    return largest(
-        network,
-        images,
-        lambda logits, _: cross_entropy(logits, labels),
-        threat,
-        steps=steps,
-        restarts=restarts,
-        step_size=step_size,
-        generator=generator,
-    )
+    return largest(network, images, lambda logits, _: cross_entropy(logits, labels), threat, **ascent)

@@ -14,7 +14,7 @@ from proard.common.errors import UserError
 from proard.evaluation.accuracy import Accuracy, evaluation_mode
 from proard.evaluation.transfer.bounds import ROBUST_LOSS, transfer_bound, worst_loss
 from proard.evaluation.transfer.curve import Cascade
-from proard.evaluation.transfer.expansion import Expansion, align, expand
+from proard.evaluation.transfer.expansion import Ascent, Expansion, align, expand
 from proard.evaluation.transfer.results import Diagnostics, NetworkDiagnostics, Summary, TransferDiagnostics
 from proard.supernet import require_calibrated
 
@@ -65,7 +65,7 @@ def diagnose(
     measured: dict[str, list[dict[str, torch.Tensor]]] = {"student": [], "teacher": [], "transfer": []}
     generators: dict[str, torch.Generator] = {}
 
-    def search(name: str, device: torch.device) -> dict[str, Any]:
+    def search(name: str, device: torch.device) -> Ascent:
         # A generator for each search: the student's numbers do not depend on whether there is a teacher.
         generator = generators.setdefault(name, torch.Generator(device).manual_seed(seed))
         return {"steps": steps, "restarts": restarts, "generator": generator}
@@ -131,7 +131,7 @@ def _summarised(batches: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
     bounded, contradicted = values.pop("bounded"), values.pop("contradicted")
     return {
         **{name: Summary.of(value) for name, value in values.items()},
-        "bounded": Accuracy(int(bounded.sum()), len(bounded)),
+        "bounded": Accuracy.of(bounded),
         "contradicted": int(contradicted.sum()),
     }
 

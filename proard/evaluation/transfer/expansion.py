@@ -11,6 +11,7 @@ Networks are called as they are; put them into evaluation mode, or images of a b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 
@@ -19,7 +20,27 @@ from proard.attacks.attack import Loss, Model
 from proard.attacks.losses import cross_entropy
 from proard.attacks.steps import buffers_restored, detached_in_float32, value_and_gradient
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 PATH = 5.0  # of an ascent, in radii; twice that of an attack, as the best iterate is kept: it found the most
+
+
+class Ascent(TypedDict, total=False):
+    """How a largest value over the threat model is searched for, by projected gradient ascent.
+
+    Attributes:
+        steps: of each ascent, at least 1; default 10.
+        restarts: ascents from different uniform starts, at least 1; default 10. They matter more than steps: each may
+            end at another local maximum.
+        step_size: in units of the norm; default 5 eps / steps.
+        generator: of the starts; default one seeded with 0.
+    """
+
+    steps: int
+    restarts: int
+    step_size: float | None
+    generator: torch.Generator | None
 
 
 @dataclass(frozen=True)
@@ -58,11 +79,7 @@ def expand(
     images: torch.Tensor,
     labels: torch.Tensor,
     threat: ThreatModel,
-    *,
-    steps: int = 10,
-    restarts: int = 10,
-    step_size: float | None = None,
-    generator: torch.Generator | None = None,
+    **ascent: Unpack[Ascent],
 ) -> Expansion:
     """Expand the loss of a network around each image.
 
@@ -71,11 +88,7 @@ def expand(
         images: float (N, ...).
         labels: class indices (N,).
         threat: norm, radius and bounds of the perturbations.
-        steps: of each ascent to the local linearity, at least 1.
-        restarts: ascents from different uniform starts, at least 1. They matter more than steps: each may end at
-            another local maximum.
-        step_size: in units of the norm; default 5 eps / steps.
-        generator: of the starts; default one seeded with 0.
+        ascent: to the local linearity.
 
     Raises:
         ValueError: images outside the bounds, which means that normalisation is not inside the network.
@@ -89,10 +102,7 @@ def expand(
         linear = ((perturbed - images) * gradient).flatten(1).sum(1)
         return (cross_entropy(logits, labels) - loss - linear).abs()
 
-    linearity = largest(
-        network, images, remainder, threat, steps=steps, restarts=restarts, step_size=step_size, generator=generator
-    )
-    return Expansion(threat, loss, gradient, linearity)
+    return Expansion(threat, loss, gradient, largest(network, images, remainder, threat, **ascent))
 
 
 def local_linearity(
@@ -100,20 +110,14 @@ def local_linearity(
     images: torch.Tensor,
     labels: torch.Tensor,
     threat: ThreatModel,
-    *,
-    steps: int = 10,
-    restarts: int = 10,
-    step_size: float | None = None,
-    generator: torch.Generator | None = None,
+    **ascent: Unpack[Ascent],
 ) -> torch.Tensor:
     """The local linearity measure ``max |L(x + d) - L(x) - d . grad L(x)|`` over the threat model, per image (N,).
 
     Projected gradient ascent finds it, so the result is a **lower bound** of the true maximum; more steps and restarts
     raise it. At least 0. See `expand` for the arguments and the source.
     """
-    return expand(
-        network, images, labels, threat, steps=steps, restarts=restarts, step_size=step_size, generator=generator
-    ).local_linearity
+    return expand(network, images, labels, threat, **ascent).local_linearity
 
 
 @dataclass(frozen=True)
@@ -169,14 +173,14 @@ def largest(
     value: Loss,
     threat: ThreatModel,
     *,
-    steps: int,
-    restarts: int,
+    steps: int = 10,
+    restarts: int = 10,
     step_size: float | None = None,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """The largest ``value`` per image (N,) that projected gradient ascent meets on its way, ends included.
 
-    A lower bound of the maximum over the threat model; see `expand` for the arguments.
+    A lower bound of the maximum over the threat model; see `Ascent` for the options.
 
     Raises:
         ValueError: no step or no restart.
@@ -196,14 +200,7 @@ def largest(
     step_size = PATH * threat.eps / steps if step_size is None else step_size
     for _ in range(restarts):
         last = maximise(
-            network,
-            images,
-            watched,
-            threat,
-            steps=steps,
-            step_size=step_size,
-            start="uniform",
-            generator=generator,
+            network, images, watched, threat, steps=steps, step_size=step_size, start="uniform", generator=generator
         )
         with torch.no_grad(), buffers_restored(network):
             watched(network(last), last)

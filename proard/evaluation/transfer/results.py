@@ -135,9 +135,7 @@ class Diagnostics:
 
     def __str__(self) -> str:
         """Tables: means with 95 % intervals."""
-        networks = (
-            {"student": self.student} if self.teacher is None else {"student": self.student, "teacher": self.teacher}
-        )
+        networks = {"student": self.student} | ({"teacher": self.teacher} if self.teacher else {})
         title = f"{self.images} images, {self.threat.norm} eps {self.threat.eps:.4g}; mean with 95 % interval"
         rows = [
             {"": label, **{of: _cell(getattr(each, name)) for of, each in networks.items()}}

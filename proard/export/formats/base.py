@@ -17,6 +17,7 @@ from proard.export.formats.errors import ExportError
 if TYPE_CHECKING:
     from proard.export.formats.quantisation import Quantised
 
+TOLERANCE = 1e-4  # how far logits of a file in float32 may be from the student's
 RANDOM_IMAGES = 32  # stand in for calibration images where a caller has none
 
 
@@ -114,12 +115,8 @@ class Format(ABC):
         """What computes as the file does and has gradients with respect to images; None for the student itself."""
         return source.quantised.straight_through() if self.int8 else None
 
-    def __call__(self, student: nn.Module, example: torch.Tensor, path: Path) -> dict[str, Any]:
-        """Write a student, without calibration images."""
-        return self.write(Source(student, example), path)
 
-
-def require_agreement(name: str, found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> float:
+def require_agreement(name: str, found: torch.Tensor, expected: torch.Tensor, tolerance: float = TOLERANCE) -> float:
     """The largest difference of logits (N, K); refused above the tolerance or where predictions differ.
 
     Raises:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from proard.common.errors import Stopped
-
-if TYPE_CHECKING:
-    pass
 
 
 class ExportError(Stopped):

@@ -23,7 +23,7 @@ from torch import nn
 from proard.attacks import PGD, Attack, Square, check_result
 from proard.attacks.presets import attack_as_dict
 from proard.evaluation.accuracy import Accuracy, evaluation_mode
-from proard.export.formats.base import Format, Runner, Source
+from proard.export.formats.base import Format, Source
 
 IMAGES = 256
 SQUARE_QUERIES = 200
@@ -131,15 +131,14 @@ def _evaluate(
         }
     generators: dict[str, torch.Generator] = {}
     for part in attacked:
-        logits = runner(part.images)
-        differences.append((logits - part.logits).abs().max())
-        equal.append(logits.argmax(1) == part.logits.argmax(1))
-        seen = {"clean": part.images, "transfer": part.adversarial}
+        logits = {"clean": runner(part.images), "transfer": runner(part.adversarial)}
         for name, (attack, network) in attacks.items():
             generator = generators.setdefault(name, torch.Generator(part.images.device).manual_seed(checks.seed))
-            seen[name] = _run(attack, network, part.images, part.labels, generator)
-        for name, images in seen.items():
-            right.setdefault(name, []).append(_right(runner, images, part.labels))
+            logits[name] = runner(_run(attack, network, part.images, part.labels, generator))
+        for name, values in logits.items():
+            right.setdefault(name, []).append(values.argmax(1) == part.labels)
+        differences.append((logits["clean"] - part.logits).abs().max())
+        equal.append(logits["clean"].argmax(1) == part.logits.argmax(1))
     correct = {name: torch.cat(values) for name, values in right.items()}
     used = {"transfer": checks.attack, **{name: attack for name, (attack, _) in attacks.items()}}
     return {
@@ -147,10 +146,10 @@ def _evaluate(
         "agreement": {
             "images": len(correct["clean"]),
             "max_logit_difference": float(torch.stack(differences).max()),
-            "equal_predictions": Accuracy(int(torch.cat(equal).sum()), len(correct["clean"])).value,
+            "equal_predictions": Accuracy.of(torch.cat(equal)).value,
         },
-        "clean": _accuracy(correct["clean"]).as_dict(),
-        "robust": {**combine(correct), **_attacks(used)},
+        "clean": Accuracy.of(correct["clean"]).as_dict(),
+        "robust": {**combine(correct), "attacks": {name: attack_as_dict(attack) for name, attack in used.items()}},
     }
 
 
@@ -166,19 +165,7 @@ def combine(correct: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     clean = correct["clean"]
     after = {name: clean & values for name, values in correct.items() if name != "clean"}
     lowest = torch.stack([clean, *after.values()]).all(0)
-    return {name: _accuracy(values).as_dict() for name, values in {**after, "lowest": lowest}.items()}
-
-
-def _attacks(used: Mapping[str, Attack]) -> dict[str, Any]:
-    return {"attacks": {name: attack_as_dict(attack) for name, attack in used.items()}}
-
-
-def _accuracy(values: torch.Tensor) -> Accuracy:
-    return Accuracy(int(values.sum()), len(values))
-
-
-def _right(runner: Runner, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return runner(images).argmax(1) == labels
+    return {name: Accuracy.of(values).as_dict() for name, values in {**after, "lowest": lowest}.items()}
 
 
 def _run(

@@ -9,7 +9,6 @@ import torch
 
 from proard.export.formats.base import Format, Runner, Source, require_agreement
 from proard.export.formats.errors import ExportError, one_line
-from proard.export.formats.onnx import TOLERANCE
 from proard.export.formats.pt2 import exported
 
 
@@ -38,7 +37,7 @@ class ExecuTorch(Format):
         path.write_bytes(lowered.buffer)
         with torch.no_grad():
             expected = source.student(source.images)
-        difference = require_agreement(self.name, self.load(path)(source.images), expected, TOLERANCE)
+        difference = require_agreement(self.name, self.load(path)(source.images), expected)
         checked = {"images": len(expected), "max_logit_difference": difference}
         return {"backend": "XNNPACK", "batch": batch, "checked": checked}
 

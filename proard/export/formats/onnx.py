@@ -6,7 +6,7 @@ import io
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -14,30 +14,41 @@ from proard.export.formats.base import Format, Runner, Source, require_agreement
 from proard.export.formats.errors import ExportError, one_line
 from proard.export.formats.pt2 import exported
 
-TOLERANCE = 1e-4
-"""How far logits may be from the student's."""
-
 
 class Onnx(Format):
     """A float32 ONNX model; input ``images``, output ``logits``."""
 
     name = "onnx"
     file = "student.onnx"
-    packages = ("onnx", "onnxscript", "onnxruntime")
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
     extra = "onnx"
 
     def write(self, source: Source, path: Path) -> dict[str, Any]:
         """Write the model, load it into onnxruntime, and compare it with the student on the calibration images."""
         model = onnx_model(self.name, source.student, source)
-        save(self.name, model, path)
+        described = save(self.name, model, source, path)
         with torch.no_grad():
             expected = source.student(source.images)
-        difference = require_agreement(self.name, self.load(path)(source.images), expected, TOLERANCE)
-        return {**described(model, source), "checked": {"images": len(expected), "max_logit_difference": difference}}
+        difference = require_agreement(self.name, self.load(path)(source.images), expected)
+        return {**described, "checked": {"images": len(expected), "max_logit_difference": difference}}
 
     def load(self, path: Path) -> Runner:
-        """The written model, run by onnxruntime on the CPU."""
-        return session_runner(path)
+        """The written model, run by onnxruntime on the CPU with as many threads as PyTorch uses."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ExportError(f"{path.name}: onnxruntime does not take it ({one_line(error)})") from error
+        batch = session.get_inputs()[0].shape[0]
+
+        def run(images: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+        return Runner(run, batch if isinstance(batch, int) else None)
 
 
 def onnx_model(name: str, network: Any, source: Source, optimise: bool = True) -> Any:
@@ -70,8 +81,8 @@ def onnx_model(name: str, network: Any, source: Source, optimise: bool = True) -
     return model
 
 
-def save(name: str, model: Any, path: Path) -> None:
-    """Check an ONNX model, and write it in one file.
+def save(name: str, model: Any, source: Source, path: Path) -> dict[str, Any]:
+    """Check an ONNX model, and write it in one file; its opset and batch size, for the card.
 
     Raises:
         ExportError: it is not valid.
@@ -83,32 +94,5 @@ def save(name: str, model: Any, path: Path) -> None:
         onnx.save_model(model, str(path))
     except Exception as error:
         raise ExportError(f"--format {name}: the model is not valid ONNX ({one_line(error)})") from error
-
-
-def described(model: Any, source: Source) -> dict[str, Any]:
-    """Opset and batch size, for the card."""
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     return {"opset": opset, "ir_version": model.ir_version, "batch": source.static_batch or "any"}
-
-
-def session_runner(path: Path) -> Runner:
-    """An ONNX model in onnxruntime on the CPU, with as many threads as PyTorch uses.
-
-    Raises:
-        ExportError: onnxruntime does not take it.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ExportError(f"{path.name}: onnxruntime does not take it ({one_line(error)})") from error
-    batch = session.get_inputs()[0].shape[0]
-
-    def run(images: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
-
-    return Runner(run, batch if isinstance(batch, int) else None)

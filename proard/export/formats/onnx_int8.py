@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from proard.export.formats.base import Format, Runner, Source
+from proard.export.formats.base import Source
 from proard.export.formats.errors import ExportError
-from proard.export.formats.onnx import described, onnx_model, save, session_runner
+from proard.export.formats.onnx import Onnx, onnx_model, save
 
 
-class OnnxInt8(Format):
+class OnnxInt8(Onnx):
     """An ONNX model with int8 weights per channel; input ``images`` (float, in [0, 1]), output ``logits`` (float)."""
 
     name = "onnx-int8"
@@ -27,14 +27,10 @@ class OnnxInt8(Format):
         # Not optimised: folding constants would turn the int8 weights back into float32.
         model = onnx_model(self.name, source.quantised.network, source, optimise=False)
         _tidy(model)
-        save(self.name, model, path)
+        described = save(self.name, model, source, path)
         if not self.load(path)(source.images[:2]).isfinite().all():
             raise ExportError(f"--format {self.name}: the file gives logits that are not finite")
-        return {**described(model, source), "representation": "QDQ", **source.quantised.settings}
-
-    def load(self, path: Path) -> Runner:
-        """The written model, run by onnxruntime on the CPU."""
-        return session_runner(path)
+        return {**described, "representation": "QDQ", **source.quantised.settings}
 
 
 def _tidy(model: Any) -> None:

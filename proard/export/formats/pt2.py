@@ -26,8 +26,14 @@ class Pt2(Format):
         return {"batch": "any", "torch": torch.__version__}
 
     def load(self, path: Path) -> Runner:
-        """The written program, run by PyTorch."""
-        return program_runner(path)
+        """The written program, run by PyTorch without gradients."""
+        program = torch.export.load(path).module()
+
+        @torch.no_grad()
+        def run(images: torch.Tensor) -> torch.Tensor:
+            return program(images)
+
+        return Runner(run)
 
 
 def exported(name: str, network: nn.Module, example: torch.Tensor, batch: int | None = None) -> Any:
@@ -47,14 +53,3 @@ def exported(name: str, network: nn.Module, example: torch.Tensor, batch: int | 
         for key in PRIVATE:
             node.meta.pop(key, None)
     return program
-
-
-def program_runner(path: Path) -> Runner:
-    """A torch.export program as a network without gradients."""
-    program = torch.export.load(path).module()
-
-    @torch.no_grad()
-    def run(images: torch.Tensor) -> torch.Tensor:
-        return program(images)
-
-    return Runner(run)

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from proard.export.formats.base import Format, Runner, Source
-from proard.export.formats.pt2 import exported, program_runner
+from proard.export.formats.base import Runner, Source
+from proard.export.formats.pt2 import Pt2, exported
 
 OPERATORS = "torch.ao.quantization.fx._decomposed"
 """The module of PyTorch that registers the operators of quantised programs; to be imported before one is loaded."""
 
 
-class Pt2Int8(Format):
+class Pt2Int8(Pt2):
     """A torch.export program with int8 weights and explicit quantisation of activations; free batch size.
 
     Run as it is, it computes in float32 what int8 arithmetic computes; ``torch.compile`` and other backends of PT2E
@@ -36,4 +36,4 @@ class Pt2Int8(Format):
     def load(self, path: Path) -> Runner:
         """The written program, run by PyTorch."""
         import_module(OPERATORS)
-        return program_runner(path)
+        return super().load(path)

@@ -152,7 +152,7 @@ def _quantizer() -> Any:
     class PerChannel(Quantizer):
         def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
             for node in model.graph.nodes:
-                if node.target in WEIGHTED and _is_parameter(node.args[1]):
+                if node.target in WEIGHTED and node.args[1].op == "get_attr":
                     maps = node.target is aten.conv2d.default
                     mark(node, {node.args[0]: activation, node.args[1]: weight}, maps)
                 elif node.target in ADDITIONS and all(_is_feature_map(argument) for argument in node.args):
@@ -172,10 +172,6 @@ def _quantizer() -> Any:
             last.meta["quantization_annotation"] = QuantizationAnnotation(output_qspec=activation, _annotated=True)
 
     return PerChannel()
-
-
-def _is_parameter(node: Any) -> bool:
-    return isinstance(node, fx.Node) and node.op == "get_attr"
 
 
 def _is_feature_map(node: Any) -> bool:
@@ -228,26 +224,16 @@ def _float_operations(network: fx.GraphModule) -> list[str]:
     return sorted(found)
 
 
-class _StraightThrough(torch.autograd.Function):
-    """Rounds and clamps; backward, it is the activation that the clamp replaced, or the identity."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, scale: float, zero: int, low: int, high: int, flat: float | None) -> Any:
-        """The integers of ``quantize_per_tensor`` as float numbers."""
-        ctx.scale, ctx.active = scale, None if flat is None else (x > 0) & (x < flat)
-        return torch.clamp(torch.round(x * (1.0 / scale)) + zero, low, high)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        """The gradient of what was rounded, where the activation that the clamp replaced is active; else zero."""
-        gradient = gradients[0] if ctx.active is None else gradients[0] * ctx.active
-        return gradient / ctx.scale, None, None, None, None, None
-
-
 def _round_straight_through(
     x: torch.Tensor, scale: float, zero: int, low: int, high: int, flat: float | None
 ) -> torch.Tensor:
-    return _StraightThrough.apply(x, scale, zero, low, high, flat)
+    """The integers of ``quantize_per_tensor`` as float numbers, with the gradient of what they were rounded from.
+
+    Where the clamp replaced an activation that is flat outside of 0 to ``flat``, it is the gradient of that activation.
+    """
+    integers = torch.clamp(torch.round(x * (1.0 / scale)) + zero, low, high).detach()
+    unrounded = x / scale if flat is None else x / scale * ((x > 0) & (x < flat))
+    return integers + (unrounded - unrounded.detach())  # the latter is zero, and has the gradient
 
 
 def _scaled(x: torch.Tensor, scale: float, zero: int, *_: Any, **__: Any) -> torch.Tensor:
