@@ -532,7 +532,6 @@ def test_what_is_left(trainer: Trainer) -> None:
 def test_the_estimate_adds_up_what_it_measures(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     """With passes and overheads that are known, each step is a sum that is known."""
     monkeypatch.setattr(Estimate, "_pass", lambda self, architecture: 0.001)
-    monkeypatch.setattr(Estimate, "_augmentation", lambda self: 0.0)
     passes = Estimate._passes
     counted: dict[str, float] = {}
 

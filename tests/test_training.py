@@ -35,7 +35,6 @@ TIMES = ("seconds", "processor_seconds", "images_per_second", "peak_memory_bytes
 
 def final_state(run: Path) -> dict[str, Any]:
     state = load_checkpoint(run / "checkpoint.pt")
-    state["position"].pop("seconds")
     state["compute"].pop("processor_seconds")
     state.pop("metrics_bytes")  # rows hold times, whose number of digits differs
     state["config"].pop("checkpoint_minutes")

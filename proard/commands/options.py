@@ -16,24 +16,8 @@ if TYPE_CHECKING:
     from proard.supernet.budgets import Budget
 
 # Names of registries that need torch to be read; a test compares both.
-ATTACKS = (
-    "fgsm",
-    "fgm",
-    "pgd20",
-    "pgd50x5",
-    "pgd100",
-    "cw",
-    "mifgsm",
-    "nfgsm",
-    "deepfool",
-    "apgd-ce",
-    "apgd-dlr",
-    "apgd-t",
-    "square",
-    "autoattack",
-    "autoattack-plus",
-    "autoattack-rand",
-)
+ATTACKS: tuple[str, ...] = ("fgsm", "fgm", "pgd20", "pgd50x5", "pgd100", "cw", "mifgsm", "nfgsm", "deepfool")
+ATTACKS += ("square", "apgd-ce", "apgd-dlr", "apgd-t", "autoattack", "autoattack-plus", "autoattack-rand")
 FORMATS = ("safetensors", "pt2", "onnx", "onnx-int8", "pt2-int8", "executorch")
 PREFERENCES = ("robust", "clean", "balanced")
 DEVICES = ("auto", "cpu", "cuda")

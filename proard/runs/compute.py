@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from dataclasses import dataclass
 
 from proard.common.terminal import duration
@@ -17,25 +17,22 @@ class Computed:
     Attributes:
         phases: multiply-adds by the name of the phase, then by purpose (``attack``, ``update``, ``teacher``,
             ``validation``).
-        processor_seconds: of all processes; None where a row does not say.
+        processor_seconds: of all processes.
     """
 
-    phases: dict[str, dict[str, float]]
-    processor_seconds: float | None
+    phases: dict[str, Counter[str]]
+    processor_seconds: float
 
     @property
     def multiply_adds(self) -> float | None:
         """The sum; None where nothing was counted, as in runs of earlier versions."""
-        return sum(sum(phase.values()) for phase in self.phases.values()) or None
+        return sum(phase.total() for phase in self.phases.values()) or None
 
     def __str__(self) -> str:
         """Such as ``1.28T multiply-adds (attack 55 %, update 36 %, teacher 9 %), 4 min of the processor``."""
-        if self.multiply_adds is None or self.processor_seconds is None:
+        if self.multiply_adds is None:
             return "not counted"
-        purposes: dict[str, float] = defaultdict(float)
-        for phase in self.phases.values():
-            for purpose, amount in phase.items():
-                purposes[purpose] += amount
+        purposes = sum(self.phases.values(), Counter[str]())
         parts = ", ".join(f"{name} {100 * amount / self.multiply_adds:.0f} %" for name, amount in purposes.items())
         time = duration(self.processor_seconds)
         return f"{short(self.multiply_adds)} multiply-adds ({parts}), {time} of the processor"
@@ -47,11 +44,8 @@ def computed(run: Run) -> Computed:
     Args:
         run: with or without metrics.
     """
-    phases: dict[str, dict[str, float]] = {}
-    seconds: float | None = 0.0
-    for row in read_metrics(run.metrics):
-        amounts = phases.setdefault(row["phase"], defaultdict(float))
-        for purpose, amount in row.get("compute", {}).items():
-            amounts[purpose] += amount
-        seconds = None if seconds is None or "processor_seconds" not in row else seconds + row["processor_seconds"]
-    return Computed({name: dict(amounts) for name, amounts in phases.items()}, seconds)
+    phases: dict[str, Counter[str]] = {}
+    rows = read_metrics(run.metrics)
+    for row in rows:
+        phases.setdefault(row["phase"], Counter()).update(row.get("compute", {}))
+    return Computed(phases, sum(row.get("processor_seconds", 0.0) for row in rows))

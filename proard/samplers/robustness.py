@@ -74,14 +74,15 @@ class Robustness(Sampler):
         """An end or a bin by its share, again and again, until there are enough different students."""
         if step % REFRESH == 0:
             self._read()
-        shares = self.shares()
+        shares, ends, bins = self.shares(), list(self.ends), list(self.strata.members)
         students: dict[Architecture, None] = {}
         wanted = min(self.students, self.size)
         for _ in range(20 * wanted):
             if len(students) >= wanted:
                 break
             (place,) = self.rng.choices(range(len(shares)), shares)
-            students.setdefault(self._student(place))
+            inner = place - len(ends)
+            students.setdefault(ends[place] if inner < 0 else self.strata.draw(bins[inner], self.rng))
         return list(students)
 
     def shares(self) -> list[float]:
@@ -107,12 +108,6 @@ class Robustness(Sampler):
     def update(self, architecture: Architecture, signals: Signals) -> None:
         """Remember; the numbers are read every few steps."""
         self.pending.append((architecture, signals.divergence))
-
-    def _student(self, place: int) -> Architecture:
-        """An end, or a random student of a bin."""
-        if place < len(self.ends):
-            return list(self.ends)[place]
-        return self.strata.draw(list(self.strata.members)[place - len(self.ends)], self.rng)
 
     def _read(self) -> None:
         """Move what was remembered into the averages; waits for the device once."""

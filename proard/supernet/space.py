@@ -67,11 +67,11 @@ class SearchSpace:
     def _repr_html_(self) -> str:
         """For notebooks: how many students, what they cost, a picture of the two ends, and the decisions."""
         if not self.decisions:
-            return html.block(html.paragraph(f"one fixed network, {self._costs()}"))
+            return html.block(html.paragraph(f"one fixed network, {self.cost_range}"))
         count = f"{self.size:,}" if self.size < 10**6 else f"{self.size:.3g}"
         students = "1 student" if self.size == 1 else f"{count} different students"
         return html.block(
-            html.paragraph(f"{len(self.decisions)} decisions ({', '.join(self.kinds)}), {students}, {self._costs()}"),
+            html.paragraph(f"{len(self.decisions)} decisions ({', '.join(self.kinds)}), {students}, {self.cost_range}"),
             stages_svg(self.decisions, self.smallest()),
             html.lines([LEGEND] if self.size > 1 else []),
             html.table(["decision", "kind", "choices", "where", "how many"], self._rows()),
@@ -85,8 +85,9 @@ class SearchSpace:
         """
         return Picture(self.canonical(architecture), self.decisions)
 
-    def _costs(self) -> str:
-        """What the smallest and the largest student cost."""
+    @property
+    def cost_range(self) -> str:
+        """What the smallest and the largest student cost, in words."""
         costs = [self.cost(self.smallest()), self.cost(self.largest())]
         ranges = [
             " to ".join(dict.fromkeys(short(getattr(cost, name)) for cost in costs))

@@ -8,7 +8,6 @@ import torch
 
 from proard.common.distributed import world_size
 from proard.common.terminal import duration
-from proard.common.units import short
 from proard.training.time_estimate import seconds_left, seconds_per_step
 from proard.training.trainer import Trainer
 
@@ -43,16 +42,11 @@ def _data(trainer: Trainer) -> str:
 
 
 def _space(trainer: Trainer) -> str:
-    space = trainer.supernet.space
-    smallest, largest = space.cost(space.smallest()), space.cost(space.largest())
-    family = trainer.config.supernet.family
+    space, family = trainer.supernet.space, trainer.config.supernet.family
     if space.size == 1:
-        costs = f"{short(largest.multiply_adds)} multiply-adds, {short(largest.parameters)} parameters"
-        return f"network: {family}, {costs}; 1 multiply-add = 1 FLOP"
+        return f"network: {family}, {space.cost_range}"
     count = f"{space.size:,}" if space.size < 10**6 else f"{Decimal(space.size):.2g}".lower()
-    costs = f"{short(smallest.multiply_adds)} to {short(largest.multiply_adds)} multiply-adds"
-    parameters = f"{short(smallest.parameters)} to {short(largest.parameters)} parameters"
-    return f"space:   {family}, {count} students of {costs} and {parameters}; 1 multiply-add = 1 FLOP"
+    return f"space:   {family}, {count} students of {space.cost_range}"
 
 
 def _teacher(trainer: Trainer) -> str:

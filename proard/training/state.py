@@ -26,7 +26,6 @@ class Position:
     epoch: int = 0
     batch: int = 0
     step: int = 0
-    seconds: float = 0.0
 
 
 class Training(Protocol):

@@ -2,7 +2,7 @@
 
 The step says what an image costs in passes, and what a student costs beside them; the two ends of the space say how
 long a pass takes. Nothing of the training is touched: the weights are copied, the images are random, and the random
-states are put back. What is not counted: reading images, writing checkpoints, and the messages between processes.
+states are put back. Not counted: reading and augmenting images, writing checkpoints, messages between processes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from proard.attacks.losses import cross_entropy
 from proard.attacks.steps import value_and_gradient
 from proard.common.device import autocast
 from proard.common.distributed import world_size
-from proard.data import augment
 from proard.objectives.crafting import Own
 from proard.supernet import Architecture
 from proard.training.compute import ComputeMeter
@@ -84,24 +83,22 @@ class Estimate:
         if self.trainer.external is None:  # which network answers makes no difference to the time
             self.trainer.teacher = self.trainer.supernet.student(self.space.largest()).requires_grad_(False)
         self.trainer._begin_phase()
-        first, others = self._students(phase)
-        seconds = first + others + self._teacher(phase) + self._augmentation()
-        return seconds + self._validations(phase) / (phase.settings.epochs * self.steps_per_epoch)
+        validations = self._validations(phase) / (phase.settings.epochs * self.steps_per_epoch)
+        return self._students(phase) + self._teacher(phase) + validations
 
     # What a step takes
 
-    def _students(self, phase: Phase) -> tuple[float, float]:
-        """The first student of a step, and all others, which may have their adversarial images already."""
+    def _students(self, phase: Phase) -> float:
+        """All students of a step; those after the first may have their adversarial images already."""
         sampler = phase.sampler(self.steps_per_epoch)
         total = self.steps_per_epoch * phase.settings.epochs
-        first = others = 0.0
         places = sorted({total * draw // DRAWS for draw in range(DRAWS)})
+        seconds = 0.0
         for place in places:
             costs = [self.space.cost(architecture).multiply_adds for architecture in sampler.sample(place)]
-            one, *rest = [costs[index] for index in phase.crafting.order(costs)]
-            first += self._student(phase, one, False)
-            others += sum(self._student(phase, cost, True) for cost in rest)
-        return first / len(places), others / len(places)
+            first, *others = [costs[index] for index in phase.crafting.order(costs)]
+            seconds += self._student(phase, first, False) + sum(self._student(phase, cost, True) for cost in others)
+        return seconds / len(places)
 
     def _student(self, phase: Phase, multiply_adds: float, crafted: bool) -> float:
         """One student of a step: its passes over the batch, and all that does not depend on the images."""
@@ -139,10 +136,6 @@ class Estimate:
         if phase.joint is not None:
             return self._student(phase, self.space.cost(self.space.largest()).multiply_adds, False)
         return self._seconds(self.trainer.teacher_cost) if phase.objective.needs_teacher else 0.0
-
-    def _augmentation(self) -> float:
-        settings = self.trainer.config.data.augmentation
-        return self._once(lambda _: augment(self.images, settings, self.trainer.generator), 0)
 
     def _validations(self, phase: Phase) -> float:
         """All validations of a phase: students are calibrated, and attacked."""

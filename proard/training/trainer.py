@@ -153,13 +153,11 @@ class Trainer:
             late = time.monotonic() - saved > 60 * self.config.checkpoint_minutes
             received, to_save = highest(self.signals.received or 0, int(late))
             if received or to_save:
-                self.position.seconds += time.monotonic() - started
-                started = saved = time.monotonic()
+                saved = time.monotonic()
                 self.save()
                 if received:
                     message = f"stopped in step {self.position.step}; saved in {self.run.path}, continue with --resume"
                     raise Interrupted(received, message)
-        self.position.seconds += time.monotonic() - started
         self._log_epoch(progress, time.monotonic() - started, len(remaining))
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, progress: float = 1.0) -> None:
