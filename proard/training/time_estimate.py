@@ -86,8 +86,6 @@ class Estimate:
         validations = self._validations(phase) / (phase.settings.epochs * self.steps_per_epoch)
         return self._students(phase) + self._teacher(phase) + validations
 
-    # What a step takes
-
     def _students(self, phase: Phase) -> float:
         """All students of a step; those after the first may have their adversarial images already."""
         sampler = phase.sampler(self.steps_per_epoch)
@@ -147,8 +145,6 @@ class Estimate:
         students = self.trainer.validate.students(phase.space).values()
         seconds = sum(self._seconds(self.space.cost(student).multiply_adds) for student in students)
         return times * seconds * (calibration + attacked) / self.batch_size / world_size()
-
-    # How long a pass takes
 
     def _seconds(self, multiply_adds: float) -> float:
         """Of one forward pass over the batch, by the two ends of the space."""
