@@ -1,6 +1,6 @@
 """Which students should train in a step? Samplers and cheaper attacks, compared at equal compute.
 
-python scripts/sampler_study.py --data fashion_mnist --seeds 0 1 2 --out docs/results/compute_fashion_mnist
+python scripts/sampler_study.py --data fashion_mnist --limit 2400 --out docs/results/compute_fashion_mnist
 python scripts/sampler_study.py --data digits --seeds 0 1 2 3 4 --out docs/results/compute_digits
 python scripts/sampler_study.py --out docs/results/compute_fashion_mnist --arms sandwich uniform-1 --autoattack 200
 
@@ -19,6 +19,8 @@ import argparse
 import json
 import math
 import random
+import shlex
+import sys
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -38,15 +40,23 @@ from proard.runs.run import Run, read_metrics
 from proard.supernet import Architecture, SearchSpace
 from proard.training.phases import build_phases
 
-WIDTHS = {
-    "digits": [16, 32, 64],
-    "fashion_mnist": [16, 32, 64],
-    "cifar10": [64, 128, 256],
-    "image_folder": [16, 32, 64],
+EPS = {"digits": 0.1, "fashion_mnist": 0.1, "image_folder": 8 / 255}
+EPOCHS = {"digits": (15, 10), "fashion_mnist": (10, 10), "image_folder": (8, 2)}  # of the teacher, and of the base arm
+FAMILY = {
+    "family": "resnet",
+    "widths": [16, 32, 64],
+    "blocks": [1, 1, 1],
+    "depth_choices": [0, 1],
+    "width_choices": [0.5, 0.75, 1.0],
+    "expand_choices": [0.5, 0.75, 1.0],
 }
-EPS = {"digits": 0.1, "fashion_mnist": 0.1, "cifar10": 8 / 255, "image_folder": 8 / 255}
-EPOCHS = {"digits": (15, 10), "fashion_mnist": (10, 10), "cifar10": (30, 30), "image_folder": (10, 10)}
-IMAGES = {"digits": None, "fashion_mnist": 2400, "cifar10": None, "image_folder": 2400}
+# What differs where the images are a folder, such as all 50,000 of CIFAR-10: 1.7M to 26.7M multiply-adds.
+FOLDER: dict[str, Any] = {
+    "data": {"image_size": 32, "augmentation": {"crop_padding": 4, "flip": True}},
+    "supernet": {"widths": [32, 64, 128], "stem": "strided", "activation": "silu"},
+    "batch_size": 128,
+    "ema_decay": 0.995,
+}
 PLACES = ("smallest", "low", "middle", "high", "largest")
 ONE_STEP = {"name": "nfgsm"}
 # What differs from the base arm: a step of four students by the sandwich rule, each attacked by itself in 5 steps.
@@ -79,7 +89,7 @@ class Study:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.rows_file = Path(f"{arguments.out}.jsonl")
-        self.work = Path(arguments.work) / arguments.data
+        self.work = Path(arguments.work) / f"{arguments.data}-{arguments.limit or 'all'}"
         self.threat = ThreatModel("linf", EPS[arguments.data])
         self.teacher_epochs, self.epochs = EPOCHS[arguments.data]
 
@@ -110,10 +120,7 @@ class Study:
         """Append a row, and write the table anew."""
         about = environment()
         row |= {name: about[source] for name, source in {"commit": "git_commit", "processor": "processor"}.items()}
-        command = f"python scripts/sampler_study.py --data {self.arguments.data} --seeds {row['seed']}"
-        command += f" --arms '{row['arm']}'" if row["arm"] != "teacher" else ""
-        command += f" --autoattack {self.arguments.autoattack}" if row["measured"] == "autoattack" else ""
-        row |= {"threads": torch.get_num_threads(), "command": command}
+        row |= {"threads": torch.get_num_threads(), "command": shlex.join(["python", *sys.argv])}
         self.rows_file.parent.mkdir(parents=True, exist_ok=True)
         with self.rows_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -126,27 +133,16 @@ class Study:
 
     def config(self, seed: int) -> dict[str, Any]:
         """What all trainings share."""
-        name = self.arguments.data
-        data: dict[str, Any] = {"name": name, "limit": IMAGES[name]}
-        if self.arguments.root:
-            data["root"] = str(self.arguments.root)
-        if name == "image_folder":
-            data["image_size"] = 32
-        widths = WIDTHS[name]
+        name, folder = self.arguments.data, FOLDER if self.arguments.data == "image_folder" else {}
+        root = {"root": str(self.arguments.root)} if self.arguments.root else {}
         return {
+            "batch_size": 64,
+            **folder,
             "seed": seed,
-            "data": data,
-            "supernet": {
-                "family": "resnet",
-                "widths": widths,
-                "blocks": [1, 1, 1],
-                "depth_choices": [0, 1],
-                "width_choices": [0.5, 0.75, 1.0],
-                "expand_choices": [0.5, 0.75, 1.0],
-            },
+            "data": {"name": name, "limit": self.arguments.limit, **root, **folder.get("data", {})},
+            "supernet": {**FAMILY, **folder.get("supernet", {})},
             "threat": {"norm": "linf", "eps": self.threat.eps},
             "attack": {"steps": 5},
-            "batch_size": 64,
             "validation": {"every": 1000, "images": 64, "students": 0},
             "evaluation": {"limit": 100},
         }
@@ -159,6 +155,7 @@ class Study:
             "epochs": self.teacher_epochs,
             "learning_rate": 0.1,
             "objective": {"name": "trades", "beta": 3},
+            "attack": self.arguments.teacher_attack,
         }
         spent = self.trained({**self.config(seed), "phases": [phase]}, place)
         if self.missing("students", "teacher", seed):
@@ -389,8 +386,10 @@ def interval(values: list[float]) -> str:
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=WIDTHS, default="fashion_mnist")
+    parser.add_argument("--data", choices=EPS, default="fashion_mnist")
     parser.add_argument("--root", type=Path, help="where the images are")
+    parser.add_argument("--limit", type=int, help="images for training and validation; default all")
+    parser.add_argument("--teacher-attack", type=json.loads, default={"steps": 5}, help="in JSON")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="*", choices=[ALONE, *ARMS], default=[ALONE, BASE])
     parser.add_argument("--alone-like", choices=ARMS, default=BASE, help="whose attack and epochs 'alone' has")
