@@ -200,7 +200,9 @@ def last_lines(config: Path, capsys: pytest.CaptureFixture[str], *arguments: str
         main(["train", "--config", str(config), "--run", str(run), "--quiet", *arguments])
     assert left.value.code == 0
     lines = capsys.readouterr().out.splitlines()
-    return lines[lines.index(f"trained: {run}") + 1 :]
+    trained = lines.index(f"trained: {run}")
+    assert lines[trained + 1].startswith("compute: ")  # which may go on in the next line
+    return [line for line in lines[trained + 2 :] if not line.startswith(" ")]
 
 
 def test_train_writes_the_plot(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,7 @@ class Robustness(Sampler):
         self,
         space: SearchSpace,
         seed: int,
-        students: int = 2,
+        students: int = 1,
         smallest: float = 0.2,
         largest: float = 0.08,
         bins: int = 6,
