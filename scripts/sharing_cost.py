@@ -14,10 +14,11 @@ import sys
 import tempfile
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from benchmark import interleaved, ratios, with_quartiles
-from sampler_study import ARMS, BASE, SANDWICH, Study
+from sampler_study import BASE, Study
 
 from proard.common.environment import environment
 from proard.config import Config
@@ -25,18 +26,22 @@ from proard.data import load_data
 from proard.runs.run import Run
 from proard.training import Trainer
 
-TIMED = [
-    BASE,
-    "uniform",
-    "robustness",
-    "robustness, of 8",
-    "robustness, of 8 on 16",
-    *(name for name in ARMS if name.startswith(("own", "shared", "refined"))),
-    "robustness, refined 2, smallest",
-    "robustness, refined 1, smallest",
-    "weights averaged",
-    "joint teacher",
-]
+SANDWICH = {"name": "sandwich", "students": 4}
+# What differs from the sandwich with an attack of its own for every student.
+ARMS: dict[str, dict[str, Any]] = {
+    BASE: {},
+    "uniform": {"sampler": {"name": "uniform", "students": 4}},
+    "robustness": {"sampler": {"name": "robustness", "students": 4}},
+    **{f"own, {steps} steps": {"crafting": {"name": "own", "steps": steps}} for steps in (3, 2, 1)},
+    **{f"shared, {source}": {"crafting": {"name": "shared", "source": source}} for source in ("largest", "drawn")},
+    **{
+        f"refined {steps}, {source}": {"crafting": {"name": "refined", "steps": steps, "source": source}}
+        for source in ("largest", "drawn", "previous", "smallest")
+        for steps in (2, 1)
+    },
+    "weights averaged": {"ema_decay": 0.98},
+    "joint teacher": {"teacher": {"mode": "joint"}},
+}
 
 
 class TimedArm:
@@ -68,10 +73,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="fashion_mnist")
     parser.add_argument("--root", type=Path, help="where the images are")
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=TIMED)
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS)[1:])
     parser.add_argument("--repetitions", type=int, default=15)
     arguments = parser.parse_args()
-    study = Study(argparse.Namespace(data=arguments.data, root=arguments.root, out="unused", work="unused"))
+    study = Study(argparse.Namespace(data=arguments.data, root=arguments.root, limit=2400, out="unused", work="unused"))
     with tempfile.TemporaryDirectory() as directory:
         arms = {name: TimedArm(name, study, Path(directory) / str(n)) for n, name in enumerate([BASE, *arguments.arms])}
         for arm in arms.values():

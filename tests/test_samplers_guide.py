@@ -38,7 +38,10 @@ def test_the_configuration_trains(tiny: dict[str, Any], tmp_path: Path) -> None:
         phase["epochs"] = 1
     run = train(config, run=tmp_path / "run", quiet=True)
     rows = [row for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "epoch"]
-    assert sum(entry["sampled"] for entry in rows[1]["bins"]) == 4 * rows[1]["steps"]
+    assert (
+        sum(entry["sampled"] for entry in rows[1]["bins"])
+        == values["phases"][1]["sampler"]["students"] * rows[1]["steps"]
+    )
 
 
 @pytest.mark.documentation

@@ -16,7 +16,7 @@ import pytest
 
 pytestmark = pytest.mark.documentation
 ROOT = Path(__file__).parent.parent
-OUTSIDE = re.compile(r"^(\w+:|//)")
+OUTSIDE = re.compile(r"^((?!data:image/)\w+:|//)")  # a picture that is written into the page is in it
 HYPERLINKS = ("http://", "https://", "mailto:")
 
 
