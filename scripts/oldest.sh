@@ -9,8 +9,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 folder=${1:-build/oldest}
-TESTS=(attacks budgets cli config data data_folder display energy export files objectives objectives_formulas packaging
-  report samplers sampling_plot search_nsga2 search_predictor supernet terminal)
+TESTS=(attacks budgets cli compute config data data_folder display energy export files house objectives objectives_formulas packaging
+  report samplers sampling_plot savings search_nsga2 search_predictor supernet terminal)
 
 find_oldest_python() {
   local candidate
