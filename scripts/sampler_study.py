@@ -155,7 +155,7 @@ class Study:
             "epochs": self.teacher_epochs,
             "learning_rate": 0.1,
             "objective": {"name": "trades", "beta": 3},
-            "attack": self.arguments.teacher_attack,
+            **self.arguments.teacher,
         }
         spent = self.trained({**self.config(seed), "phases": [phase]}, place)
         if self.missing("students", "teacher", seed):
@@ -389,7 +389,7 @@ def main() -> None:
     parser.add_argument("--data", choices=EPS, default="fashion_mnist")
     parser.add_argument("--root", type=Path, help="where the images are")
     parser.add_argument("--limit", type=int, help="images for training and validation; default all")
-    parser.add_argument("--teacher-attack", type=json.loads, default={"steps": 5}, help="in JSON")
+    parser.add_argument("--teacher", type=json.loads, default={}, help="what its phase has instead, in JSON")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="*", choices=[ALONE, *ARMS], default=[ALONE, BASE])
     parser.add_argument("--alone-like", choices=ARMS, default=BASE, help="whose attack and epochs 'alone' has")
