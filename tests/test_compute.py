@@ -22,6 +22,8 @@ from proard.supernet import build_supernet
 from proard.training import Trainer
 from proard.training.compute import PURPOSES, ComputeMeter, measured_multiply_adds
 from proard.training.interruption import Interrupted
+from proard.training.teachers import ExternalTeacher
+from proard.training.time_estimate import seconds_per_step
 
 THREAT = ThreatModel(eps=0.1)
 IMAGES = 4
@@ -145,3 +147,16 @@ def test_an_interrupted_run_counts_as_one_that_was_not(
         train(tiny, run=tmp_path / "parts", quiet=True)
     train(run=tmp_path / "parts", resume=True, quiet=True)
     assert spent(tmp_path / "parts") == pytest.approx(spent(whole))
+
+
+def test_the_estimate_of_the_time_is_not_counted(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Of a teacher from elsewhere too, which is the same network in the training and in its rehearsal."""
+    config = parse_config(tiny)
+    trainer = Trainer(config, load_data(config.data), Run(tmp_path / "run"), quiet=True)
+    network = trainer.supernet.student(trainer.supernet.space.largest())
+    trainer.external = ExternalTeacher(network, source="elsewhere")
+    trainer._learn_from(trainer.external)
+    assert all(seconds > 0 for seconds in seconds_per_step(trainer))
+    assert set(trainer.compute.spent.values()) == {0.0}
+    trainer.external(torch.rand(1, *trainer.data.input_shape))
+    assert trainer.compute.spent["teacher"] == trainer.teacher_cost
