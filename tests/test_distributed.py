@@ -161,6 +161,7 @@ def test_two_processes_train_and_a_killed_one_can_be_resumed_by_one(
     """Both draw the same students and end with the same weights; output and files are those of one process."""
     tiny["checkpoint_minutes"] = 0.0005
     tiny["phases"].pop(1)
+    tiny["phases"][1]["epochs"] = 5  # time to kill one of the two before they are done
     tiny |= {"imports": ["own_tracker"], "trackers": ["own"]}
     (tmp_path / "own_tracker.py").write_text(TRACKER)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tiny))
@@ -220,8 +221,8 @@ def test_fewer_images_than_processes(tiny: dict[str, Any], tmp_path: Path, monke
 def test_evaluation_is_spread_over_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each rank measures its share, an empty one too, and the counts add up to those of one process."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False)).eval()
-    nn.init.orthogonal_(network[1].weight)
     generator = torch.Generator().manual_seed(0)
+    nn.init.orthogonal_(network[1].weight, generator=generator)
     images = [torch.rand(count, 1, 2, 2, generator=generator) for count in (7, 1)]
     batches = [(part, network(part).argmax(1)) for part in images]
     attacks = {"fgsm": FGSM(ThreatModel("linf", 0.2))}
