@@ -73,6 +73,18 @@ ARMS: dict[str, dict[str, Any]] = {
     "robustness-2, one-step": {"sampler": {"name": "robustness", "students": 2}, "attack": ONE_STEP},
     "robustness-1, one-step": {"sampler": {"name": "robustness", "students": 1}, "attack": ONE_STEP},
 }
+# The last one again, with something more or less.
+ARMS |= {
+    words: {**ARMS["robustness-1, one-step"], **settings}
+    for words, settings in {
+        "robustness-1, one-step, averaged": {"ema_decay": 0.99},
+        "robustness-1, adversarial only": {"objective": {"name": "rslad", "adversarial_weight": 1.0}},
+        "uniform-1, adversarial only": {
+            "sampler": {"name": "uniform", "students": 1},
+            "objective": {"name": "rslad", "adversarial_weight": 1.0},
+        },
+    }.items()
+}
 COMPUTE = {"": 1.0, " at half": 0.5, " at a quarter": 0.25, " at double": 2.0}
 ARMS = {arm + words: {**settings, "compute": c} for words, c in COMPUTE.items() for arm, settings in ARMS.items()}
 ALONE = "alone"
@@ -189,7 +201,8 @@ class Study:
         config = self.config(seed)
         config["supernet"] |= {"weights": str(teacher)}
         config |= {key: settings[key] for key in ("attack", "ema_decay") if key in settings}
-        return {**config, "phases": [{**phase, "sampler": settings["sampler"]}]}
+        phase |= {key: settings[key] for key in ("objective", "sampler") if key in settings}
+        return {**config, "phases": [phase]}
 
     def students_alone(self, seed: int, teacher: Path) -> None:
         """The five students, each trained by itself from random weights as long as the supernet it is compared with."""
@@ -264,7 +277,7 @@ class Study:
 
 
 def work(config: dict[str, Any], steps: int = 2000) -> float:
-    """Multiply-adds of an arm's step per image, expected: an attack there and back, and RSLAD's two losses.
+    """Multiply-adds of an arm's step per image, expected: an attack there and back, and RSLAD's loss or two.
 
     A pass of the loss is worth three forward passes, one of the attack two; the teacher answers once.
     """
@@ -274,7 +287,8 @@ def work(config: dict[str, Any], steps: int = 2000) -> float:
     (phase,) = build_phases(built, space)
     sampler = phase.sampler(steps)
     drawn = mean(sum(space.cost(a).multiply_adds for a in sampler.sample(step)) for step in range(steps))
-    return drawn * (2 * (phase.attack.passes - 1) + 2 * 3) + space.cost(space.largest()).multiply_adds
+    losses = 1 if phase.settings.objective.options.get("adversarial_weight") == 1 else 2
+    return drawn * (2 * (phase.attack.passes - 1) + losses * 3) + space.cost(space.largest()).multiply_adds
 
 
 def places(space: SearchSpace, seed: int) -> dict[str, Architecture]:

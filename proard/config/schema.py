@@ -23,6 +23,7 @@ class AugmentationConfig(Section):
     """Random changes of the training images, drawn per image, in batches on the device."""
 
     crop_padding: int = Field(0, ge=0, description="Pixels of zero padding before a random crop to the original size.")
+    crop_shift: int = Field(0, ge=0, description="Most lines cut off along each axis before the rest is put anywhere.")
     flip: bool = Field(False, description="Mirror half of the images left to right.")
     cutout: int = Field(0, ge=0, description="Side in pixels of a square set to mid-grey; 0 is off.")
 
