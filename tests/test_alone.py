@@ -117,12 +117,12 @@ def test_finetuning_goes_on_from_the_student(run: Path, tmp_path: Path) -> None:
 
 def test_options_of_many_students_are_left_behind(tiny: dict[str, Any]) -> None:
     tiny["supernet"] |= {"weights": "somewhere/else"}
-    tiny["phases"][2] |= {"sampler": {"name": "robustness"}, "crafting": {"name": "shared"}}
+    tiny["phases"][2] |= {"sampler": {"name": "sandwich"}, "crafting": {"name": "shared"}}
     config = parse_config(tiny)
     alone = alone_config(config, {"stage1.width": 0.5}, TeacherConfig(source="somewhere"))
     again = parse_config(alone.model_dump(mode="json"))
     assert again.supernet == SupernetConfig.model_validate({**tiny["supernet"], "weights": None})
-    assert {(phase.sampler.name, phase.crafting.name) for phase in again.phases} == {("sandwich", "own")}
+    assert {(phase.sampler.name, phase.crafting.name) for phase in again.phases} == {("robustness", "own")}
 
 
 def test_a_joint_teacher_is_the_largest_in_the_end(tiny: dict[str, Any], tmp_path: Path) -> None:

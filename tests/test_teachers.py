@@ -402,8 +402,8 @@ def test_each_batch_is_shown_to_the_teacher_once(tiny: dict[str, Any], student: 
     tiny["teacher"] = str(student)
     trainer = make_trainer(tiny, tmp_path)
     seen: list[torch.Tensor] = []
-    assert trainer.external is not None
-    trainer.external.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    assert trainer.answering is not None
+    trainer.answering.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     batch = next(trainer.train_images.batches(trainer._batches(), trainer.device))
     assert len(trainer.sampler.sample(0)) >= 3
     trainer._step(*batch)

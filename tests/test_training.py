@@ -232,6 +232,7 @@ def test_a_step_is_the_sum_of_its_students_gradients(tiny: dict[str, Any], tmp_p
             "learning_rate": 0.1,
             "elastic": ["width", "depth", "expand"],
             "objective": {"name": "ce"},
+            "sampler": {"name": "sandwich", "students": 4},
         }
     ]
     tiny["supernet"]["dropout"] = 0.0

@@ -23,7 +23,6 @@ class AugmentationConfig(Section):
     """Random changes of the training images, drawn per image, in batches on the device."""
 
     crop_padding: int = Field(0, ge=0, description="Pixels of zero padding before a random crop to the original size.")
-    crop_shift: int = Field(0, ge=0, description="Most lines cut off along each axis before the rest is put anywhere.")
     flip: bool = Field(False, description="Mirror half of the images left to right.")
     cutout: int = Field(0, ge=0, description="Side in pixels of a square set to mid-grey; 0 is off.")
 
@@ -132,7 +131,7 @@ class PhaseConfig(Section):
         (), description="Kinds of decisions that vary, or [all]; all others stay at their largest."
     )
     objective: Component = Field(Component(name="rslad"), description="The loss of a student.")
-    sampler: Component = Field(Component(name="sandwich"), description="Which students train in a step.")
+    sampler: Component = Field(Component(name="robustness"), description="Which students train in a step.")
     crafting: Component = Field(
         Component(name="own"), description="Whether the students of a step share adversarial images."
     )
@@ -145,9 +144,17 @@ class PhaseConfig(Section):
     )
 
 
+DISTILLATION = Component(name="rslad", adversarial_weight=1.0)  # what pays: docs/results/compute.md
 DEFAULT_PHASES = (
     PhaseConfig(name="teacher", epochs=30, learning_rate=0.1, objective=Component(name="trades")),
-    PhaseConfig(name="students", epochs=30, learning_rate=0.1, elastic=("all",)),
+    PhaseConfig(
+        name="students",
+        epochs=150,
+        learning_rate=0.1,
+        elastic=("all",),
+        objective=DISTILLATION,
+        attack=AttackConfig(steps=2),
+    ),
 )
 
 
@@ -263,7 +270,7 @@ class Config(Section):
         if self.teacher.mode == "joint":
             raise ValueError("teacher: mode joint is for mode supernet; there is no larger student to train jointly")
         if "phases" not in self.model_fields_set:
-            objective = Component(name="trades" if self.teacher.source is None else "rslad")
+            objective = Component(name="trades") if self.teacher.source is None else DISTILLATION
             phase = PhaseConfig(name="student", epochs=30, learning_rate=0.1, objective=objective)
             object.__setattr__(self, "phases", (phase,))
         for index, phase in enumerate(self.phases):

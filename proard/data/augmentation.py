@@ -22,8 +22,6 @@ def augment(images: Tensor, config: AugmentationConfig, generator: torch.Generat
     """
     if config.crop_padding:
         images = _random_crop(images, config.crop_padding, generator)
-    if config.crop_shift:
-        images = _crop_shift(images, config.crop_shift, generator)
     if config.flip:
         mirrored = _draw(2, images, generator).bool()
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
@@ -39,24 +37,6 @@ def _random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Te
     # Every possible crop as a view that copies nothing, (B, C, 2p+1, 2p+1, H, W); then one of them per image.
     crops = functional.pad(images, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
     return crops[torch.arange(len(images), device=images.device), :, top, left]
-
-
-def _crop_shift(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Cut 0 ... ``most`` lines in all off two opposite sides, and put what is left anywhere on black (CropShift, Li and
-    Spratling, arXiv 2301.09879)."""
-    for dim in (2, 3):
-        size = images.shape[dim]
-        lost = _draw(most + 1, images, generator)
-        first, place = (
-            (torch.rand(len(images), generator=generator, device=generator.device).to(lost.device) * (lost + 1)).long()
-            for _ in range(2)
-        )
-        position = torch.arange(size, device=images.device) - place[:, None]  # within what is left, (B, size)
-        inside = (position >= 0) & (position < size - lost[:, None])
-        source = (position + first[:, None]).clamp(0, size - 1)
-        shape = (len(images), 1, size, 1) if dim == 2 else (len(images), 1, 1, size)
-        images = images.gather(dim, source.view(shape).expand(images.shape)) * inside.view(shape)
-    return images
 
 
 def _cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:

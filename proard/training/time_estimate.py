@@ -81,7 +81,8 @@ class Estimate:
         """Seconds of a step of a phase, with its share of the validations."""
         self.trainer.position = Position(phase=phase.index)
         # Not the real teacher, whose answers are counted; that one's time goes by its multiply-adds.
-        self.trainer.teacher = self.trainer.supernet.student(self.space.largest()).requires_grad_(False)
+        largest = self.trainer.supernet.student(self.space.largest()).requires_grad_(False)
+        self.trainer.teacher = self.trainer.answering = largest
         self.trainer._begin_phase()
         validations = self._validations(phase) / (phase.settings.epochs * self.steps_per_epoch)
         return self._students(phase) + self._teacher(phase) + validations

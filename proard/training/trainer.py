@@ -23,6 +23,7 @@ from proard.common.errors import Stopped, UserError
 from proard.common.files import append_line
 from proard.config import Config, PhaseConfig
 from proard.data import DataSplits, augment, epoch_batches
+from proard.evaluation.fast_copy import fast_copy
 from proard.objectives import Batch, Objective
 from proard.runs import components
 from proard.runs.checkpoint import check_same_teacher, save_checkpoint
@@ -95,6 +96,7 @@ class Trainer:
         self.generator = torch.Generator(self.device)
         self.seed_generators(0)
         self.teacher: nn.Module | None = None
+        self.answering: nn.Module | None = None  # for the teacher: a copy of it that is faster
         self.teacher_cost = self.supernet.space.cost(self.supernet.space.largest()).multiply_adds
         if self.external is not None:
             self.teacher_cost = measured_multiply_adds(self.external, data.input_shape, self.device)
@@ -170,7 +172,7 @@ class Trainer:
         """
         # The teacher's answers on the clean images: computed when first asked for, then remembered for all students
         images = images.contiguous(memory_format=torch.channels_last)
-        teacher = None if self.teacher is None else BatchTeacher(self.teacher, images)
+        teacher = None if self.answering is None else BatchTeacher(self.answering, images)
         crafted: torch.Tensor | None = None  # adversarial images that this step's students may share
         self.optimizer.zero_grad(set_to_none=False)
         for architecture in self._students_of_a_step():
@@ -260,7 +262,10 @@ class Trainer:
 
     def _learn_from(self, teacher: nn.Module) -> None:
         """Take a network for the teacher, and count its answers."""
-        self.teacher = self.compute.watch(teacher, self.teacher_cost, "teacher")
+        self.teacher = teacher
+        images = torch.linspace(0, 1, 2 * math.prod(self.data.input_shape), device=self.device)
+        answering = fast_copy(teacher, images.view(2, *self.data.input_shape))
+        self.answering = self.compute.watch(answering, self.teacher_cost, "teacher")
 
     def _end_phase(self) -> None:
         """Continue from the phase's best weights, by validation robust accuracy."""
