@@ -95,7 +95,12 @@ class Baseline:
 
 
 def baseline(
-    budgets: Sequence[Budget], *, run: str | Path | None = None, scale_epochs: float | None = None, quiet: bool = False
+    budgets: Sequence[Budget],
+    *,
+    run: str | Path | None = None,
+    scale_epochs: float | None = None,
+    quiet: bool = False,
+    data_root: str | Path | None = None,
 ) -> Baseline:
     """Train the student of every budget alone, and compare.
 
@@ -109,11 +114,12 @@ def baseline(
         run: the run directory; default the newest.
         scale_epochs: shortens the trainings, which makes the comparison unfair to them; for a try.
         quiet: plain lines instead of progress bars.
+        data_root: where the images are on this machine; default where the run says.
 
     Raises:
         UserError: no budget, a run that has not finished, or that has trained one student alone itself.
     """
-    directory = Run.find(run)
+    directory = Run.find(run, data_root)
     config = directory.config()
     if config.mode == "student":
         raise UserError(f"baseline: run {directory.path} trained one student alone already; give a supernet's run")
@@ -126,7 +132,7 @@ def baseline(
         )
     missing = [budget for budget in budgets if not (directory.students / budget.name).exists()]
     if missing:
-        extract(missing, run=directory.path, quiet=quiet)
+        extract(missing, run=directory.path, quiet=quiet, data_root=data_root)
     comparisons = []
     with EnergyMeter(config.energy, directory.energy, "baseline"):
         teacher = teacher_of(directory, config, state)
@@ -138,7 +144,9 @@ def baseline(
             if scale_epochs is not None:
                 alone = alone.scaled(scale_epochs)
             about = {"budget": card["budget"], "selection": {"method": "trained alone"}}
-            student = train_alone(alone, place, directory.students / f"{budget.name}-alone", quiet, about)
+            student = train_alone(
+                alone, place, directory.students / f"{budget.name}-alone", quiet, about, (), data_root
+            )
             extracted = MeasuredStudent(folder, card)
             spent, multiply_adds = training_of(Run(place)), computed(Run(place)).multiply_adds
             comparisons.append(Comparison(budget.name, extracted, student, spent, multiply_adds))

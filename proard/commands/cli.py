@@ -59,6 +59,7 @@ def train(
     scale_epochs: options.ScaleEpochs = None,
     run: options.NewRun = None,
     resume: options.Resume = False,
+    data_root: options.DataRoot = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a supernet, or with `mode: student` in the configuration one fixed network."""
@@ -69,7 +70,14 @@ def train(
     from proard.runs.run import Run
 
     path = train(
-        config, run=run, overrides=set_, scale_epochs=scale_epochs, resume=resume, quiet=quiet, before=print_plan
+        config,
+        run=run,
+        overrides=set_,
+        scale_epochs=scale_epochs,
+        resume=resume,
+        data_root=data_root,
+        quiet=quiet,
+        before=print_plan,
     )
     if os.environ.get("RANK", "0") != "0":  # another process of this training says it
         return
@@ -93,6 +101,7 @@ def search(
     generations: options.Generations = None,
     verify: options.Verify = None,
     budgets: options.Budgets,
+    data_root: options.DataRoot = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
@@ -112,6 +121,7 @@ def search(
             generations=generations,
             verify=verify,
             budgets=budgets,
+            data_root=data_root,
             quiet=quiet,
         )
     if result is None:  # another process of this search has it
@@ -139,6 +149,7 @@ def extract(
     static_batch: options.StaticBatch = None,
     finetune: options.Finetune = None,
     push: options.Push = None,
+    data_root: options.DataRoot = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
@@ -159,11 +170,13 @@ def extract(
             prefer=prefer,  # type: ignore[arg-type]
             formats=format_,
             static_batch=static_batch,
+            data_root=data_root,
             quiet=quiet,
         )
         if finetune is not None:
             students = [
-                finetune_student(student.path, finetune, run=run, formats=format_, quiet=quiet) for student in students
+                finetune_student(student.path, finetune, run=run, formats=format_, data_root=data_root, quiet=quiet)
+                for student in students
             ]
         addresses = push_all([student.path for student in students], repository) if repository else []
     if as_json:
@@ -182,6 +195,7 @@ def baseline(
     budgets: options.Budgets,
     run: options.RunOption = None,
     scale_epochs: options.UnfairEpochs = None,
+    data_root: options.DataRoot = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
@@ -190,7 +204,7 @@ def baseline(
     from proard.commands.printing import print_baseline
 
     with _work(as_json):
-        result = baseline(budgets, run=run, scale_epochs=scale_epochs, quiet=quiet)
+        result = baseline(budgets, run=run, scale_epochs=scale_epochs, data_root=data_root, quiet=quiet)
     if as_json:
         print(json.dumps(result.as_dict(), indent=1))
         return
@@ -208,6 +222,7 @@ def profile(
     threads: options.Threads = None,
     device: options.Device = "auto",
     out: options.TableFile = None,
+    data_root: options.DataRoot = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
@@ -217,7 +232,7 @@ def profile(
     from proard.common.units import short_time
 
     with _work(as_json):
-        done = profile(run, batch_size, dtype, runtime, threads, out, device=device, quiet=quiet)
+        done = profile(run, batch_size, dtype, runtime, threads, out, device=device, data_root=data_root, quiet=quiet)
     table = done.table
     if as_json:
         summary = table.model_dump(mode="json", exclude={"blocks"})
@@ -281,6 +296,7 @@ def evaluate(
 def report(
     run: options.RunOption = None,
     out: options.Page = None,
+    data_root: options.DataRoot = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
@@ -288,7 +304,7 @@ def report(
     from proard.commands.report import write_report
 
     with _work(as_json):
-        path = write_report(run, out, quiet=quiet)
+        path = write_report(run, out, data_root=data_root, quiet=quiet)
     size = path.stat().st_size
     if as_json:
         print(json.dumps({"path": str(path), "bytes": size}, indent=1))

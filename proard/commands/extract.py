@@ -49,6 +49,7 @@ def extract(
     formats: Sequence[str] = (),
     static_batch: int | None = None,
     quiet: bool = False,
+    data_root: str | Path | None = None,
     **named: str | float | None,
 ) -> list[MeasuredStudent]:
     """Choose a student for every budget on validation images, calibrate it, measure it on test images, and write it.
@@ -67,6 +68,7 @@ def extract(
         formats: further formats: ``onnx``, ``onnx-int8``, ``pt2-int8``, ``executorch``.
         static_batch: the one batch size that ONNX files take; default any.
         quiet: no progress bar.
+        data_root: where the images are on this machine; default where the run says.
         named: further budgets by their kind, such as ``flops="100M"`` or ``memory_int8="64KB"``.
 
     Raises:
@@ -80,7 +82,7 @@ def extract(
     preference(prefer)  # refuses an unknown one
     if static_batch is not None and static_batch < 1:
         raise UserError(f"--static-batch {static_batch}: must be at least 1")
-    directory = Run.find(run)
+    directory = Run.find(run, data_root)
     config = directory.config()
     import_modules(config.imports)  # may bring a format
     check_formats(formats)

@@ -24,6 +24,7 @@ def finetune(
     run: str | Path | None = None,
     formats: Sequence[str] = (),
     quiet: bool = False,
+    data_root: str | Path | None = None,
 ) -> MeasuredStudent:
     """Go on training an extracted student by itself, and put the result in its place.
 
@@ -33,13 +34,14 @@ def finetune(
         run: that it was cut from; default the newest.
         formats: beside those that are always written.
         quiet: plain lines instead of a progress bar.
+        data_root: where the images are on this machine; default where the run says.
 
     Raises:
         UserError: fewer than one epoch, or a student of another run.
     """
     if epochs < 1:
         raise UserError(f"--finetune {epochs}: must be at least 1 epoch")
-    directory, folder = Run.find(run), Path(student)
+    directory, folder = Run.find(run, data_root), Path(student)
     config = directory.config()
     card = read_card(folder)
     state = load_checkpoint(directory.checkpoint)
@@ -59,4 +61,4 @@ def finetune(
     settings = alone.model_copy(update={"phases": (phase,), "student": begin})
     about = {"budget": card["budget"], "selection": card["selection"], "finetuned_epochs": epochs}
     with EnergyMeter(config.energy, directory.energy, "finetune"):
-        return train_alone(settings, place, folder, quiet, about, formats)
+        return train_alone(settings, place, folder, quiet, about, formats, data_root)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proard.common.errors import UserError
-from proard.data import load_data
 from proard.evaluation.latency.execution import Execution
 from proard.evaluation.latency.limits import TABLE
 from proard.evaluation.latency.profiling import profile_supernet
@@ -42,6 +41,7 @@ def profile(
     out: str | Path | None = None,
     *,
     device: str = "auto",
+    data_root: str | Path | None = None,
     seconds: float = 0.1,
     most_blocks: int = 400,
     students: tuple[int, int] = (8, 12),
@@ -59,6 +59,7 @@ def profile(
         threads: inside an operator; default what PyTorch chooses.
         out: the file to write; default ``latency.json`` in the run directory.
         device: auto, cpu, cuda ...
+        data_root: where the images are on this machine; default where the run says.
         seconds: to time each block for; a whole student three times as long.
         most_blocks: where there are more, so many are measured, spread evenly over kinds and sizes; others are
             interpolated by a regression on layers, multiply-adds and bytes.
@@ -69,10 +70,10 @@ def profile(
         UserError: no run, a value out of range, a missing package, or a file that cannot be written.
     """
     execution = Execution(batch_size, dtype, runtime, threads, device).resolved()
-    directory = Run.find(run)
+    directory = Run.find(run, data_root)
     config = directory.config()
     meter = EnergyMeter(config.energy, directory.energy, "profile")
-    supernet = supernet_for(config, load_data(config.data, config.imports))
+    supernet = supernet_for(config, directory.images(config))
     path = directory.path / TABLE if out is None else Path(out)
     if not path.parent.is_dir():  # refused now rather than after the measurements
         raise UserError(f"--out {path}: there is no folder {path.parent}")

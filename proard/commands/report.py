@@ -13,13 +13,20 @@ from proard.runs.run import Run, read_metrics
 PAGE = "report.html"
 
 
-def write_report(run: str | Path | None = None, out: str | Path | None = None, *, quiet: bool = False) -> Path:
+def write_report(
+    run: str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    quiet: bool = False,
+    data_root: str | Path | None = None,
+) -> Path:
     """Write a page with all that is in a run directory, and some test images attacked.
 
     Args:
         run: the run directory; default the newest.
         out: the file; default ``report.html`` in the run directory.
         quiet: no progress bar.
+        data_root: where the images are on this machine; default where the run says.
 
     Returns:
         The file.
@@ -28,7 +35,7 @@ def write_report(run: str | Path | None = None, out: str | Path | None = None, *
         UserError: no run, one that was never trained, no folder for ``out``, or plotly is not installed.
         OSError: the file cannot be written; an older one stays as it was.
     """
-    directory = Run.find(run)
+    directory = Run.find(run, data_root)
     if not directory.checkpoint.is_file() and not any(
         r.get("kind") == "epoch" for r in read_metrics(directory.metrics)
     ):

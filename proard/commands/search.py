@@ -27,6 +27,7 @@ def search(
     budgets: Budget | Sequence[Budget | tuple[str, str]] = (),
     regressors: Sequence[str] | None = None,
     quiet: bool = False,
+    data_root: str | Path | None = None,
     **named: str | float | None,
 ) -> SearchResult | None:
     """Measure students on validation images, learn to predict them, search, and measure what was found.
@@ -44,6 +45,7 @@ def search(
         budgets: limits that NSGA-II keeps, all of them; labels come from the whole space.
         regressors: names to compare for the predictor; default all.
         quiet: no progress bar.
+        data_root: where the images are on this machine; default where the run says.
         named: further budgets by their kind, such as ``flops="100M"``.
 
     Returns:
@@ -58,7 +60,7 @@ def search(
         if value is not None and value < bound:
             raise UserError(f"--{name} {value}: must be at least {bound}")
     rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    directory = Run.find(run)
+    directory = Run.find(run, data_root)
     config = directory.config()
     if config.mode == "student":
         raise UserError(f"run {directory.path}: has one network (mode student); there is nothing to search")

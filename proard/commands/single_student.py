@@ -61,13 +61,19 @@ def teacher_of(directory: Run, config: Config, state: dict[str, Any]) -> Teacher
 
 
 def train_alone(
-    config: Config, place: Path, out: Path, quiet: bool, about: dict[str, Any], formats: Sequence[str] = ()
+    config: Config,
+    place: Path,
+    out: Path,
+    quiet: bool,
+    about: dict[str, Any],
+    formats: Sequence[str] = (),
+    data_root: str | Path | None = None,
 ) -> MeasuredStudent:
     """Train, or go on training, a run of one student; measure it on test images, and write it to ``out``."""
     started = (place / "checkpoint.pt").exists()
     if not (started and load_checkpoint(place / "checkpoint.pt")["finished"]):
-        train(config, run=place, resume=started, quiet=quiet)
-    extractor = Extractor(Run(place), quiet)
+        train(config, run=place, resume=started, quiet=quiet, data_root=data_root)
+    extractor = Extractor(Run(place, data_root), quiet)
     architecture = extractor.space.largest()  # the only one
     network = extractor.supernet.extract(architecture, extractor.calibration)
     return extractor.write_network(out, network, architecture, formats, about)

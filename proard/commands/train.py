@@ -14,7 +14,6 @@ from proard.common.distributed import first_one_first, from_first, process_group
 from proard.common.errors import UserError
 from proard.common.files import RunLock
 from proard.config import Config, load_config, parse_config
-from proard.data import load_data
 from proard.runs.checkpoint import check_unchanged, load_checkpoint
 from proard.runs.energy import EnergyMeter
 from proard.runs.resolve import resolve
@@ -31,6 +30,7 @@ def train(
     overrides: Sequence[str] = (),
     scale_epochs: float | None = None,
     resume: bool = False,
+    data_root: str | Path | None = None,
     quiet: bool = False,
     before: Callable[[Trainer], None] | None = None,
 ) -> Path:
@@ -44,6 +44,7 @@ def train(
         overrides: such as ``phases.1.epochs=2``.
         scale_epochs: makes every phase this many times as long, at least one epoch each.
         resume: continue an interrupted run; its configuration must not have changed.
+        data_root: where the images are on this machine; default where the configuration says.
         quiet: plain lines instead of a progress bar.
         before: called by every process of a job when all is ready, before the first step: to say what will be done.
 
@@ -57,14 +58,14 @@ def train(
     with process_group(), ExitStack() as stack:
         prepared = _prepared(config, run, overrides, scale_epochs, resume) if rank() == 0 else None
         path, settings = from_first(prepared)  # type: ignore[misc]  # which is not None on the first rank
-        directory = Run(path)
+        directory = Run(path, data_root)
         meter = EnergyMeter(settings.energy, directory.energy, "train") if rank() == 0 else None
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         keep_freed_memory()
         with first_one_first():
             state = load_checkpoint(directory.checkpoint) if resume and directory.checkpoint.exists() else None
-            data = load_data(settings.data, settings.imports)
+            data = directory.images(settings)
             trainer = Trainer(settings, data, directory, quiet, fresh=state is None)
         if meter is not None:
             if not resume:

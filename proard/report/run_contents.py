@@ -18,7 +18,7 @@ from proard.common.budget_kinds import KINDS
 from proard.common.errors import UserError
 from proard.common.units import short
 from proard.config import Config
-from proard.data import DataSplits, load_data
+from proard.data import DataSplits
 from proard.evaluation.latency import LatencyTable
 from proard.evaluation.latency.limits import TABLE
 from proard.export.student_directory import CARD, family_of, read_card
@@ -124,7 +124,7 @@ class RunContents:
         Raises:
             UserError: they are not on this machine.
         """
-        return self.trained.data if "trained" in self.__dict__ else load_data(self.config.data, self.config.imports)
+        return self.trained.data if "trained" in self.__dict__ else self.run.images(self.config)
 
     @cached_property
     def space(self) -> SearchSpace | None:

@@ -6,12 +6,15 @@ import json
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proard.common.environment import environment
 from proard.common.errors import UserError
 from proard.common.files import atomic_write, write_json
 from proard.config import Config, load_config
+
+if TYPE_CHECKING:
+    from proard.data import DataSplits
 
 RUNS = Path("runs")
 
@@ -21,10 +24,12 @@ class Run:
 
     Args:
         path: the directory; made on `create`.
+        data_root: where its images are on this machine; default where its configuration says.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, data_root: str | Path | None = None) -> None:
         self.path = Path(path)
+        self.data_root = None if data_root is None else Path(data_root)
         self.config_file = self.path / "config.yaml"
         self.checkpoint = self.path / "checkpoint.pt"
         self.metrics = self.path / "metrics.jsonl"
@@ -33,21 +38,21 @@ class Run:
         self.students = self.path / "students"
 
     @classmethod
-    def find(cls, path: str | Path | None = None) -> Run:
+    def find(cls, path: str | Path | None = None, data_root: str | Path | None = None) -> Run:
         """The run at ``path``, by default the newest in ``runs/``.
 
         Raises:
             UserError: there is none.
         """
         if path is not None:
-            run = cls(path)
+            run = cls(path, data_root)
             if not run.config_file.is_file():
                 raise UserError(f"run {path}: no config.yaml there; give the directory that 'proard train' wrote")
             return run
         found = sorted(RUNS.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime)
         if not found:
             raise UserError(f"no run in {RUNS}/: start with 'proard train --config quickstart.yaml', or give --run DIR")
-        return cls(found[-1].parent)
+        return cls(found[-1].parent, data_root)
 
     @classmethod
     def fresh(cls, config_name: str | Path) -> Run:
@@ -76,6 +81,22 @@ class Run:
     def config(self) -> Config:
         """The configuration that the run was started with."""
         return load_config(self.config_file)
+
+    def images(self, config: Config) -> DataSplits:
+        """The images of a configuration of this run.
+
+        Raises:
+            UserError: they are not there, or not as they should be.
+        """
+        from proard.data import load_data  # needs torch, which not all that looks into a run does
+
+        data = config.data if self.data_root is None else config.data.model_copy(update={"root": self.data_root})
+        try:
+            return load_data(data, config.imports)
+        except UserError as error:
+            if "data.root" not in str(error):
+                raise
+            raise UserError(f"{error} (--data-root DIR says where the images are on this machine)") from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

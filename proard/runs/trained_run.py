@@ -7,7 +7,7 @@ import torch
 from proard.common.device import resolve_device
 from proard.common.terminal import warn
 from proard.config import Config
-from proard.data import DataSplits, load_data
+from proard.data import DataSplits
 from proard.runs.checkpoint import load_checkpoint
 from proard.runs.components import calibration_batches, supernet_for
 from proard.runs.run import Run
@@ -42,7 +42,7 @@ class TrainedRun:
                 f"run {run.path}: training has not finished, students have its weights so far; "
                 f"'proard train --resume --run {run.path}' goes on with it"
             )
-        self.data: DataSplits = load_data(self.config.data, self.config.imports)
+        self.data: DataSplits = run.images(self.config)
         self.supernet: Supernet = supernet_for(self.config, self.data)
         self.supernet.load_state_dict(state["best"]["weights"] if state["best"] else state["supernet"])
         self.supernet.to(self.device)

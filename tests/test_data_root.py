@@ -1,0 +1,75 @@
+"""Images that have moved since a run was trained: every command that reads them takes --data-root."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from proard.commands.cli import main
+
+Capture = pytest.CaptureFixture[str]
+
+
+def command(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(list(arguments))
+    return int(left.value.code or 0)
+
+
+@pytest.fixture
+def moved(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a run whose images are no longer where it says, but in ``elsewhere/``."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 40), ("test", 8)):
+        for name, low in (("dark", 0), ("light", 120)):
+            folder = tmp_path / "images" / part / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                Image.fromarray(rng.integers(low, low + 120, (8, 8, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    monkeypatch.chdir(tmp_path)
+    tiny["data"] = {"name": "image_folder", "root": "images", "image_size": 8}
+    tiny["supernet"] |= {"widths": [8, 8]}
+    tiny["search"]["labels"] = 8
+    Path("tiny.yaml").write_text(yaml.safe_dump(tiny))
+    assert command("train", "--config", "tiny.yaml", "--run", "run", "--scale-epochs", "0.1") == 0
+    Path("images").rename("elsewhere")
+    return tmp_path
+
+
+def test_every_command_finds_images_that_have_moved(moved: Path, capsys: Capture) -> None:
+    before = Path("run/config.yaml").read_bytes()
+    (moved / "run" / "config.yaml").touch()
+    for arguments in (
+        ("extract", "--flops", "1G"),
+        ("evaluate", "run"),
+        ("baseline", "--flops", "1G", "--scale-epochs", "0.1"),
+        ("search", "--labels", "8", "--verify", "1", "--population", "4", "--generations", "1"),
+        ("extract", "--flops", "1G", "--finetune", "1"),
+        ("train", "--resume"),
+        ("report",),
+    ):
+        at = () if arguments[0] == "evaluate" else ("--run", "run")
+        capsys.readouterr()
+        if arguments[0] not in ("evaluate", "report"):  # a run without students; the report says what it lacks
+            assert command(*arguments, *at) == 2, arguments
+            (line,) = capsys.readouterr().err.splitlines()
+            assert "images: no such folder" in line
+            assert line.endswith("(--data-root DIR says where the images are on this machine)")
+        assert command(*arguments, *at, "--data-root", "elsewhere", "--quiet") == 0, arguments
+    assert Path("run/config.yaml").read_bytes() == before
+    for config in Path("run").glob("*/*/config.yaml"):  # of the baseline and the finetuned student
+        assert yaml.safe_load(config.read_text())["data"]["root"] == "images"
+
+
+def test_a_run_says_nothing_of_where_its_images_were_for_once(moved: Path) -> None:
+    options = ("--run", "new", "--scale-epochs", "0.1", "--quiet")
+    assert command("train", "--config", "tiny.yaml", *options) == 2
+    assert not Path("new").exists()
+    assert command("train", "--config", "tiny.yaml", *options, "--data-root", "elsewhere") == 0
+    assert yaml.safe_load(Path("new/config.yaml").read_text())["data"]["root"] == "images"
+    assert command("profile", "--run", "new", "--data-root", "elsewhere", "--quiet") == 0
