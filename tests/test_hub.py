@@ -88,8 +88,12 @@ def student(tmp_path: Path) -> Path:
         "input_shape": [1, 8, 8],
         "architecture": {},
         "classes": ["a", "b"],
-        "data": {},
-        "evaluation": {},
+        "data": {"name": "digits"},
+        "evaluation": {
+            "split": "test",
+            "clean": {"correct": 9, "images": 10},
+            "robust": [{"attack": {"name": "pgd20"}, "correct": 7, "images": 10}],
+        },
         "files": {"student.safetensors": sha256(folder / "student.safetensors")},
     }
     (folder / "student.json").write_text(json.dumps(card))

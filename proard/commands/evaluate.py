@@ -30,6 +30,7 @@ from proard.evaluation.gradient_masking import Finding, check_masking
 from proard.evaluation.transfer import PASSES as DIAGNOSIS_PASSES
 from proard.evaluation.transfer import Diagnostics
 from proard.evaluation.transfer import diagnose as diagnose_transfer
+from proard.export.named import is_named
 from proard.export.student_directory import CARD, load_student
 from proard.runs.components import evaluation_batches
 from proard.runs.energy import EnergyMeter
@@ -111,7 +112,7 @@ def evaluate(
     """Measure students on the test split of the data they were made for; under torchrun each process takes its share.
 
     Args:
-        path: a student directory, or a run directory for all students in it.
+        path: a student directory, ``hub:OWNER/NAME``, or a run directory for all students in it.
         attacks: such as ``pgd20``, as a cascade: each sees what the ones before it left; default those in the
             student's card, with which it repeats the card's numbers.
         limit: use a stratified subset of this many test images; default as in the card.
@@ -120,7 +121,7 @@ def evaluate(
         check: also look for signs of gradient masking, on at most `CHECKED_IMAGES` of the images.
         diagnose: also measure local linearity, a curve over radii and what follows from them
             (`proard.evaluation.transfer`), on at most `DIAGNOSED_IMAGES` of the images unless
-            ``limit`` says more; kept in the student's `DIAGNOSTICS`.
+            ``limit`` says more; kept in the `DIAGNOSTICS` of a student that is not on a hub.
         teacher: to diagnose transfer from; a source, or a section ``teacher:`` of a configuration in braces.
         quiet: no progress bars.
 
@@ -212,7 +213,7 @@ class _Evaluator:
                 diagnostics = diagnose_transfer(student, tutor, batches, threat, seed=seed)
             source = None if tutor is None else {"source": tutor.source, "sha256": tutor.sha256}
             evaluation = replace(evaluation, diagnostics=diagnostics, teacher=source)
-            if rank() == 0:
+            if rank() == 0 and not is_named(folder):
                 write_json(folder / DIAGNOSTICS, evaluation.diagnostics_as_dict())
         return evaluation
 
@@ -259,7 +260,7 @@ def _test_data(settings: DataConfig, data_root: str | Path | None) -> DataSplits
 
 
 def _student_directories(path: Path) -> list[Path]:
-    if (path / CARD).is_file():
+    if is_named(path) or (path / CARD).is_file():
         return [path]
     if Run(path).config_file.is_file():
         found = sorted(file.parent for file in Run(path).students.glob(f"*/{CARD}"))

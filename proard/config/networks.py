@@ -45,7 +45,8 @@ class TeacherConfig(Section):
     )
     source: str | None = Field(
         None,
-        description="A student directory, a file (.pt2, .pt, .pth, .safetensors), timm:NAME, or robustbench:NAME "
+        description="A student directory, hub:OWNER/NAME, a file (.pt2, .pt, .pth, .safetensors), "
+        "timm:NAME, or robustbench:NAME "
         "(robustbench:DATASET/THREAT/NAME where they are not those of the run).",
     )
     architecture: str | None = Field(None, description="The timm model that a file of weights belongs to.")
@@ -75,6 +76,8 @@ class TeacherConfig(Section):
         """What the source is, told by its name alone."""
         if self.source is None:
             return "own"
+        if self.source.startswith("hub:"):
+            return "directory"
         if self.source.startswith("timm:"):
             return "timm"
         if self.source.startswith("robustbench:"):

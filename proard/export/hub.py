@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from proard.common.errors import Stopped, UserError
+from proard.export.named import HUB, REPOSITORY
 from proard.export.student_directory import CARD, read_card
 
-PREFIX = "hub:"
-FRONT_MATTER = """---
-library_name: proard
-pipeline_tag: image-classification
-tags: [adversarial-robustness]
----
-
-"""  # by which the Hub finds a model card; only what is uploaded has it
-NAME = re.compile(r"([\w-][\w.-]*/)?[\w-][\w.-]*", re.ASCII)
+NAME = re.compile(REPOSITORY, re.ASCII)
 
 
 def repository_name(target: str) -> str:
@@ -27,8 +23,8 @@ def repository_name(target: str) -> str:
     Raises:
         UserError: another form, a missing package, or no access token.
     """
-    name = target.removeprefix(PREFIX)
-    if not target.startswith(PREFIX) or not NAME.fullmatch(name):
+    name = target.removeprefix(HUB)
+    if not target.startswith(HUB) or not NAME.fullmatch(name):
         raise UserError(f"--push {target}: give hub:NAME or hub:OWNER/NAME, with letters, digits, '-', '_' and '.'")
     _require_access(f"--push {target}", None)
     return name
@@ -63,7 +59,7 @@ def push(
     # The files of the card and no others: what else lies in the directory is nobody's business.
     folder = Path(directory)
     operations = [CommitOperationAdd(name, folder / name) for name in (*card["files"], CARD)]
-    readme = FRONT_MATTER + (folder / "README.md").read_text(encoding="utf-8")
+    readme = front_matter(card, repository) + (folder / "README.md").read_text(encoding="utf-8")
     operations.append(CommitOperationAdd("README.md", readme.encode()))
     try:
         api = HfApi(endpoint=endpoint, token=token)
@@ -83,6 +79,31 @@ def push_all(directories: Sequence[Path], repository: str) -> list[str]:
     """
     several = len(directories) > 1
     return [push(path, f"{repository}-{path.name}" if several else repository) for path in directories]
+
+
+def front_matter(card: Mapping[str, Any], name: str) -> str:
+    """What a hub reads of a model card, its results among it (``model-index``); only what is uploaded has it.
+
+    Args:
+        card: the student.json.
+        name: of the model.
+    """
+    evaluation = card["evaluation"]
+    values = {"clean accuracy": evaluation["clean"]}
+    values |= {f"accuracy under {robust['attack']['name']}": robust for robust in evaluation["robust"]}
+    metrics = [
+        {"type": "accuracy", "name": kind, "value": round(value["correct"] / value["images"], 4)}
+        for kind, value in values.items()
+    ]
+    data = {"name": card["data"]["name"], "type": card["data"]["name"], "split": evaluation["split"]}
+    result = {"task": {"type": "image-classification"}, "dataset": data, "metrics": metrics}
+    about = {
+        "library_name": "proard",
+        "pipeline_tag": "image-classification",
+        "tags": ["adversarial-robustness"],
+        "model-index": [{"name": name, "results": [result]}],
+    }
+    return f"---\n{yaml.safe_dump(about, sort_keys=False)}---\n\n"
 
 
 def _require_access(where: str, token: str | None) -> str:

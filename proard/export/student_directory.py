@@ -27,10 +27,11 @@ from proard.common.progress import Progress
 from proard.export.formats import FORMATS as FORMATS
 from proard.export.formats import Format, FormatChecks, Source, evaluate_formats
 from proard.export.model_card import model_card
+from proard.export.named import CARD as CARD
+from proard.export.named import student_folder
 from proard.supernet import Architecture, Family, families, require_calibrated
 from proard.supernet.calibration import add_running_statistics
 
-CARD = "student.json"
 WEIGHTS = "student.safetensors"
 CARD_FORMAT = 1
 CARD_KEYS: dict[str, type] = {  # what loading and evaluating a student need
@@ -122,12 +123,12 @@ def _write_formats(
 
 
 def read_card(directory: str | Path) -> dict[str, Any]:
-    """The verified student.json of a student directory.
+    """The verified student.json of a student directory, or of one that `student_folder` finds by its name.
 
     Raises:
         UserError: missing, not a card, or a file of the directory does not have the checksum that the card states.
     """
-    folder = Path(directory)
+    folder = student_folder(directory)
     if not (folder / CARD).is_file():
         raise UserError(f"student {directory}: no {CARD} there; give a directory that 'proard extract' wrote")
     try:
@@ -149,23 +150,25 @@ def read_card(directory: str | Path) -> dict[str, Any]:
 
 
 def load_student(directory: str | Path) -> nn.Module:
-    """The network of a student directory, in evaluation mode on the CPU.
+    """The network of a student directory, or ``hub:OWNER/NAME`` on a hub, in evaluation mode on the CPU.
 
     It maps float images (N, C, H, W) in [0, 1] to logits (N, K), normalisation included; ``.card`` is its student.json.
 
     Raises:
         UserError: the directory is incomplete, damaged, or does not fit its card.
     """
-    card = read_card(directory)
+    folder = student_folder(directory)
+    card = read_card(folder)
     try:
         family = family_of(card)
         architecture = family.space().canonical(card["architecture"])
     except UserError as error:
-        raise UserError(f"student {Path(directory) / CARD}: {error}") from error
+        raise UserError(f"student {folder / CARD}: {error}") from error
     student = family.skeleton(family.plan(architecture))
     add_running_statistics(student)
     try:
-        student.load_state_dict(load_file(Path(directory) / WEIGHTS), assign=True)
+        weights = load_file(folder / WEIGHTS)  # in float16 where a file was made small
+        student.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in weights.items()}, assign=True)
     except (RuntimeError, SafetensorError) as error:
         raise UserError(f"student {directory}: {WEIGHTS} does not fit its card ({reason(error)})") from error
     student.card = card  # type: ignore[assignment]

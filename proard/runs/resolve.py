@@ -11,6 +11,7 @@ from typing import Any
 
 from proard.common.errors import located
 from proard.config import Config, StudentConfig, SupernetConfig
+from proard.export.named import is_named
 from proard.export.student_directory import read_card
 from proard.supernet.families.timm import TimmFamily, check_name, published_normalisation
 
@@ -61,4 +62,4 @@ def published_options(config: Config, channels: int) -> dict[str, Any]:
 
 
 def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
+    return path if is_named(path) else path.expanduser().absolute()

@@ -12,6 +12,7 @@ from proard.common.environment import environment
 from proard.common.errors import UserError
 from proard.common.files import atomic_write, write_json
 from proard.config import Config, load_config
+from proard.export.named import run_folder
 
 if TYPE_CHECKING:
     from proard.data import DataSplits
@@ -39,13 +40,13 @@ class Run:
 
     @classmethod
     def find(cls, path: str | Path | None = None, data_root: str | Path | None = None) -> Run:
-        """The run at ``path``, by default the newest in ``runs/``.
+        """The run at ``path``, by default the newest in ``runs/``; one on a hub (`run_folder`) is downloaded there.
 
         Raises:
             UserError: there is none.
         """
         if path is not None:
-            run = cls(path, data_root)
+            run = cls(run_folder(path, RUNS), data_root)
             if not run.config_file.is_file():
                 raise UserError(f"run {path}: no config.yaml there; give the directory that 'proard train' wrote")
             return run

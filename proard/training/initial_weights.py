@@ -11,6 +11,7 @@ import torch
 from proard.common.errors import UserError, located
 from proard.config import Config
 from proard.data import DataSplits
+from proard.export.named import student_folder
 from proard.export.student_directory import WEIGHTS, read_card
 from proard.runs.checkpoint import load_checkpoint
 from proard.runs.run import Run
@@ -95,6 +96,7 @@ def load_initial_weights(config: Config, supernet: Supernet, data: DataSplits) -
             load_weights(supernet, family.published_weights())
     elif path is not None:
         with located(f"student.weights {path}"):
+            path = student_folder(path)
             if path.is_dir():
                 _check_images(read_card(path), data)
             load_weights(supernet, read_weights(path / WEIGHTS if path.is_dir() else path))

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from proard.config import TeacherConfig
+from proard.export.named import student_folder
 
 
 @dataclass(frozen=True)
@@ -32,5 +33,5 @@ class Request:
 
     @property
     def path(self) -> Path:
-        """The source as a path."""
-        return Path(str(self.config.source)).expanduser()
+        """The source as a path; that of a student on a hub, where its files are."""
+        return student_folder(Path(str(self.config.source)).expanduser())
