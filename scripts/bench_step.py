@@ -11,7 +11,7 @@ RSLAD with PGD, a frozen teacher of the largest architecture, the optimizer's st
 - ``static``: the same for a network of this architecture that no supernet is around: what elasticity costs.
 
 For the four students of a sandwich, ``shared`` too: the smallest makes the adversarial images, and the others refine
-them by two steps (docs/results/samplers.md says what that costs in accuracy).
+them by two steps (docs/results/samplers_equal_epochs.md says what that costs in accuracy).
 
 The share of the peak is the arithmetic that ``proard`` needs (forward and backward passes, 2 operations per
 multiply-add) by its time, relative to a matrix multiplication of 2048 x 2048 in the same precision, in its turn.

@@ -518,3 +518,34 @@ def test_real_cifar10_photographs(tmp_path: Path) -> None:
     assert splits.class_names[-1] == "truck"
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (180, 20, 50)
     assert splits.mean == pytest.approx((0.49, 0.48, 0.45), abs=0.06)
+
+
+def test_pairs_of_digits_are_those_digits() -> None:
+    """Halves are digits of the same split, and labels are their two labels."""
+    pairs, single = load_data(DataConfig(name="digit_pairs")), load_data(DataConfig(name="digits"))
+    assert pairs.input_shape == (1, 8, 16)
+    assert pairs.class_names[7] == "07"
+    assert len(pairs.class_names) == 100
+    assert (len(pairs.train) + len(pairs.validation), len(pairs.test)) == (5000, 1000)
+
+    def pictures(*parts: ImageSet) -> dict[bytes, set[int]]:
+        known: dict[bytes, set[int]] = {}
+        for part in parts:
+            for image, label in zip(*whole(part), strict=True):
+                known.setdefault(image.numpy().tobytes(), set()).add(int(label))
+        return known
+
+    for of_pairs, of_digits in (
+        ((pairs.train, pairs.validation), (single.train, single.validation)),
+        ((pairs.test,), (single.test,)),
+    ):
+        known = pictures(*of_digits)
+        for part in of_pairs:
+            for image, label in zip(*whole(part), strict=True):
+                left, right = (half.contiguous().numpy().tobytes() for half in image.split(8, dim=2))
+                assert int(label) // 10 in known[left]
+                assert int(label) % 10 in known[right]
+
+
+def whole(part: ImageSet) -> tuple[torch.Tensor, torch.Tensor]:
+    return next(part.batches([torch.arange(len(part))], "cpu"))

@@ -2,7 +2,7 @@
 
 Crafting them is most of a step's work. Each student may make its own; or one student makes them for all; or the others
 begin where it ended, and take a step or two of their own. What each choice costs and gives is measured in
-docs/results/samplers.md.
+docs/results/samplers_equal_epochs.md.
 """
 
 from __future__ import annotations

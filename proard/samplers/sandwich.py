@@ -1,7 +1,7 @@
 """The sandwich rule: the largest, the smallest and random students in every step (BigNAS, arXiv 2003.11142).
 
 The default, which needs the fewest epochs: at equal epochs no other was measurably better. At equal compute the sampler
-``robustness`` is, with many more and cheaper steps (docs/results/compute.md).
+``robustness`` is, with many more and cheaper steps (docs/results/samplers.md).
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def shortened(config: Any) -> Any:
     data = values["data"]
     if data["name"] == "image_folder" and Path(data["root"]).is_dir():
         data["image_size"] = min(data["image_size"], IMAGE_SIZE)
-    else:
+    elif data["name"] != "digit_pairs":
         values["data"] = {"name": "digits"}
     for phase in values["phases"]:
         phase |= {"epochs": 1, "warmup_epochs": min(phase["warmup_epochs"], 0.5)}
@@ -57,6 +57,8 @@ def shortened(config: Any) -> Any:
         section = reduce(dict.__getitem__, sections, values)
         if name != "steps" or "steps" in section:
             section[name] = min(section.get(name) or most, most)
+    if data["name"] == "digit_pairs":
+        values["data"]["limit"] = 2 * 100  # one for training and one for validation of every class
     return type(config).model_validate(values)
 
 
