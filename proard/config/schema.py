@@ -30,7 +30,7 @@ class AugmentationConfig(Section):
 class DataConfig(Section):
     """Which images, and how they are split."""
 
-    name: str = Field(description="The set; digits and digit_pairs come with scikit-learn, image_folder is a folder of yours.")
+    name: str = Field(description="The set; digits and digit_pairs are embedded, image_folder is a folder of your own.")
     root: Path | None = Field(None, description="Where the files are; default $PROARD_DATA, else ~/.cache/proard/data.")
     download: bool = Field(False, description="Fetch missing files over the network (never for image_folder).")
     image_size: Count | None = Field(None, description="Side to which an image folder's images are resized.")
