@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 from torch.utils.flop_counter import FlopCounterMode
 
 import proard.commands.extract
-import proard.runs.trained_run
+import proard.data
 from proard import evaluate, extract, load_student
 from proard.attacks import PGD, ThreatModel, attack_as_dict, attack_from_dict, named_attack
 from proard.commands.results import MeasuredStudent
@@ -178,7 +178,7 @@ def test_test_images_are_not_read_before_the_choice(
             log.append("test")
             return getattr(self.images, name)
 
-    original_load, original_choose = proard.runs.trained_run.load_data, proard.commands.extract.choose
+    original_load, original_choose = proard.data.load_data, proard.commands.extract.choose
 
     def load(config: DataConfig, imports: tuple[str, ...]) -> Any:
         data = original_load(config, imports)
@@ -189,7 +189,7 @@ def test_test_images_are_not_read_before_the_choice(
         log.append("chosen")
         return chosen
 
-    monkeypatch.setattr(proard.runs.trained_run, "load_data", load)
+    monkeypatch.setattr("proard.data.load_data", load)
     monkeypatch.setattr(proard.commands.extract, "choose", choose)
     extract(flops=middle(space, "flops"), run=run, out=tmp_path, quiet=True)
     assert log[0] == "chosen"

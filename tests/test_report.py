@@ -18,8 +18,8 @@ import yaml
 from small_families import SMALL_FAMILIES
 
 import proard.commands.report
+import proard.data
 import proard.report.attacked
-import proard.runs.trained_run
 from proard import extract
 from proard.commands.cli import main
 from proard.commands.extract import Extractor
@@ -121,14 +121,14 @@ def run(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page about it, with class names that are hostile too."""
-    original = proard.runs.trained_run.load_data
+    original = proard.data.load_data
 
     def load(*given: Any) -> DataSplits:
         data = original(*given)
         return dataclasses.replace(data, class_names=(HOSTILE, *data.class_names[1:]))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(proard.runs.trained_run, "load_data", load)
+        patch.setattr("proard.data.load_data", load)
         return write_report(run, tmp_path_factory.mktemp("page") / "page.html", quiet=True)
 
 
@@ -264,8 +264,7 @@ def test_a_section_without_data_says_what_makes_it(
     def no_data(*given: Any) -> Any:
         raise proard.common.errors.UserError("data digits: not here")
 
-    monkeypatch.setattr(proard.runs.trained_run, "load_data", no_data)
-    monkeypatch.setattr("proard.report.run_contents.load_data", no_data)
+    monkeypatch.setattr("proard.data.load_data", no_data)
     (bare / "energy.json").unlink()
     assert exit_code("report", "--run", str(bare), "--quiet") == 0
     output = capsys.readouterr().out.splitlines()
