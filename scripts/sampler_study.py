@@ -42,6 +42,11 @@ from proard.training.phases import build_phases
 
 EPS = {"digits": 0.1, "fashion_mnist": 0.1, "image_folder": 8 / 255}
 EPOCHS = {"digits": (15, 10), "fashion_mnist": (10, 10), "image_folder": (8, 2)}  # of the teacher, and of the base arm
+RATE: dict[str, dict[str, float]] = {  # of students, in every arm
+    "digits": {"learning_rate": 0.1},
+    "fashion_mnist": {"learning_rate": 0.1},
+    "image_folder": {"learning_rate": 0.3, "warmup_epochs": 0.5},
+}
 FAMILY = {
     "family": "resnet",
     "widths": [16, 32, 64],
@@ -67,24 +72,22 @@ ARMS: dict[str, dict[str, Any]] = {
     "robustness-2": {"sampler": {"name": "robustness", "students": 2}},
     "robustness-1": {"sampler": {"name": "robustness", "students": 1}},
     "robustness-1, no gap": {"sampler": {"name": "robustness", "students": 1, "floor": 1.0}},
-    "robustness-1, averaged": {"sampler": {"name": "robustness", "students": 1}, "ema_decay": 0.99},
     "sandwich, one-step": {"sampler": {"name": "sandwich", "students": 4}, "attack": ONE_STEP},
     "uniform-1, one-step": {"sampler": {"name": "uniform", "students": 1}, "attack": ONE_STEP},
     "robustness-2, one-step": {"sampler": {"name": "robustness", "students": 2}, "attack": ONE_STEP},
     "robustness-1, one-step": {"sampler": {"name": "robustness", "students": 1}, "attack": ONE_STEP},
 }
 # The last one again, with something more or less.
-ARMS |= {
-    words: {**ARMS["robustness-1, one-step"], **settings}
-    for words, settings in {
-        "robustness-1, one-step, averaged": {"ema_decay": 0.99},
-        "robustness-1, adversarial only": {"objective": {"name": "rslad", "adversarial_weight": 1.0}},
-        "uniform-1, adversarial only": {
-            "sampler": {"name": "uniform", "students": 1},
-            "objective": {"name": "rslad", "adversarial_weight": 1.0},
-        },
-    }.items()
+ADVERSARIAL_ONLY = {"name": "rslad", "adversarial_weight": 1.0}
+MORE: dict[str, dict[str, Any]] = {
+    "robustness-1, one-step, averaged": {"ema_decay": 0.99},
+    "robustness-1, adversarial only": {"objective": ADVERSARIAL_ONLY},
+    "uniform-1, adversarial only": {
+        "sampler": {"name": "uniform", "students": 1},
+        "objective": ADVERSARIAL_ONLY,
+    },
 }
+ARMS |= {words: {**ARMS["robustness-1, one-step"], **settings} for words, settings in MORE.items()}
 COMPUTE = {"": 1.0, " at half": 0.5, " at a quarter": 0.25, " at double": 2.0}
 ARMS = {arm + words: {**settings, "compute": c} for words, c in COMPUTE.items() for arm, settings in ARMS.items()}
 ALONE = "alone"
@@ -104,6 +107,7 @@ class Study:
         self.work = Path(arguments.work) / f"{arguments.data}-{arguments.limit or 'all'}"
         self.threat = ThreatModel("linf", EPS[arguments.data])
         self.teacher_epochs, self.epochs = EPOCHS[arguments.data]
+        self.rate = RATE[arguments.data]
 
     # -----------------------------------------------------------------------------------------------------------------
     # What is done, and what is missing
@@ -197,7 +201,7 @@ class Study:
     def supernet_config(self, arm: str, seed: int, teacher: Path) -> dict[str, Any]:
         """The arm's training for as many epochs as the base arm's."""
         settings = ARMS[arm]
-        phase = {"name": "students", "epochs": self.epochs, "learning_rate": 0.1, "elastic": ["all"]}
+        phase = {"name": "students", "epochs": self.epochs, **self.rate, "elastic": ["all"]}
         config = self.config(seed)
         config["supernet"] |= {"weights": str(teacher)}
         config |= {key: settings[key] for key in ("attack", "ema_decay") if key in settings}
@@ -211,7 +215,9 @@ class Study:
         if not directory.exists():
             extractor.write(None, teacher / "students", "robust", ())
         like = self.arm_config(self.arguments.alone_like, seed, teacher)
-        epochs = max(1, round(like["phases"][0]["epochs"] * self.arguments.alone_epochs))
+        (phase,) = like["phases"]
+        plain = {key: value for key, value in phase.items() if key not in ("elastic", "sampler")}
+        epochs = max(1, round(phase["epochs"] * self.arguments.alone_epochs))
         arm = f"{ALONE}, {epochs} epochs"
         for place, architecture in places(extractor.supernet.space, seed).items():
             wanted = [kind for kind in self.kinds if self.missing(kind, arm, seed, place)]
@@ -223,7 +229,7 @@ class Study:
                 "mode": "student",
                 "student": {"architecture": dict(architecture)},
                 "teacher": {"source": str(directory)},
-                "phases": [{"name": "student", "epochs": epochs, "learning_rate": 0.1, "objective": {"name": "rslad"}}],
+                "phases": [{"objective": {"name": "rslad"}, **plain, "epochs": epochs}],
             }
             path = self.work / f"{ALONE}-{epochs}-{place}-{seed}"
             spent = self.trained(config, path)
