@@ -161,12 +161,14 @@ def test_what_is_wrong_is_said_in_one_line(hub: SimpleNamespace, student: Path, 
     assert command("evaluate", name) == 2
 
 
-def test_no_server(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_server(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     with pytest.raises(Stopped, match=r"^hub:me/robust: the hub cannot be reached \(") as caught:
         student_folder("hub:me/robust")
     assert "\n" not in str(caught.value)
+    assert command("evaluate", "hub:me/robust") == 1
+    assert len(capfd.readouterr().err.splitlines()) == 1
 
 
 def test_nothing_is_asked_for_without_the_prefix(hub: SimpleNamespace, tiny: dict[str, Any]) -> None:

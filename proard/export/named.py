@@ -94,7 +94,9 @@ def _download(name: str, files: Sequence[str], into: Path | None = None) -> Path
 def _file(name: str, repository: str, revision: str | None, file: str, into: Path | None) -> Path | None:
     """A file of the Hugging Face Hub, or of the server ``HF_ENDPOINT``; None where the repository has none."""
     from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # it announces every attempt; what counts is the last one's error, said below
     endpoint = os.environ.get("HF_ENDPOINT")
     try:
         path = hf_hub_download(
