@@ -59,7 +59,7 @@ def test_the_configuration_of_the_guide_to_speed_is_valid() -> None:
     (written,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     config = parse_config({"data": {"name": "digits"}, **yaml.safe_load(written)})
     build_phases(config, build_supernet("resnet", num_classes=10, input_shape=(1, 8, 8)).space)
-    assert [training_attack(config, index).name for index in range(3)] == ["pgd10", "nfgsm", "pgd10"]
+    assert [training_attack(config, index).name for index in range(3)] == ["pgd10", "nfgsm", "pgd5"]
 
 
 def test_the_rooms_are_those_of_the_house() -> None:
