@@ -21,6 +21,7 @@ from proard.training.phases import build_phases, training_attack
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").rglob("*.yaml"))
 SHAPES = {  # of the known sets: image shape and number of classes
     "digits": ((1, 8, 8), 10),
+    "digit_pairs": ((1, 8, 16), 100),
     "fashion_mnist": ((1, 28, 28), 10),
     "cifar10": ((3, 32, 32), 10),
     "cifar100": ((3, 32, 32), 100),

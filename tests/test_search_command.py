@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-import proard.runs.trained_run
+import proard.data
 from proard import extract
 from proard.commands.cli import main
 from proard.commands.printing import search_summary
@@ -126,10 +126,8 @@ def test_a_search_sees_no_test_image(trained_run: Path, tmp_path: Path, monkeypa
         def __getattr__(self, name: str) -> Any:
             raise AssertionError("the test split was read")
 
-    original = proard.runs.trained_run.load_data
-    monkeypatch.setattr(
-        proard.runs.trained_run, "load_data", lambda *given: dataclasses.replace(original(*given), test=Forbidden())
-    )
+    original = proard.data.load_data
+    monkeypatch.setattr("proard.data.load_data", lambda *given: dataclasses.replace(original(*given), test=Forbidden()))
     assert search(fresh(trained_run, tmp_path / "run"), **{**OPTIONS, "verify": 0}) is not None
 
 
