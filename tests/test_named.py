@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -82,8 +83,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SimpleNames
 
 @pytest.fixture(scope="module")
 def student(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student directory."""
-    (made,) = extract(flops="1G", run=trained_run, out=tmp_path_factory.mktemp("students"), quiet=True)
+    """A student directory, in the run that it was cut from."""
+    run = tmp_path_factory.mktemp("named") / "run"
+    shutil.copytree(trained_run, run, ignore=shutil.ignore_patterns("students"))
+    (made,) = extract(flops="1G", run=run, quiet=True)
     return made.path
 
 
@@ -121,15 +124,12 @@ def test_it_works_wherever_a_student_is_named(
         train(config, run=tmp_path / section, quiet=True, scale_epochs=0.1)
 
 
-def test_a_run_from_a_hub(
-    hub: SimpleNamespace, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub.repositories["me/net"] = files_of(trained_run, "config.yaml", "checkpoint.pt", "checkpoint.pt.sha256")
+def test_a_run_from_a_hub(hub: SimpleNamespace, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repositories["me/net"] = files_of(student.parent.parent, "config.yaml", "checkpoint.pt", "checkpoint.pt.sha256")
     monkeypatch.chdir(tmp_path)
     assert command("extract", "--run", "hub:me/net@v1", "--flops", "1G", "--quiet") == 0
     weights = next(Path("runs/me--net@v1/students").glob("*/student.safetensors"))
-    (there,) = extract(flops="1G", run=trained_run, out="there", quiet=True)
-    assert weights.read_bytes() == (there.path / "student.safetensors").read_bytes()
+    assert weights.read_bytes() == (student / "student.safetensors").read_bytes()
     assert Run.find("hub:me/net@v1").path == Path("runs/me--net@v1")
     damaged = bytearray(hub.repositories["me/net"]["checkpoint.pt"])
     damaged[len(damaged) // 2] ^= 1
