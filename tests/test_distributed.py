@@ -186,9 +186,7 @@ def test_two_processes_train_and_a_killed_one_can_be_resumed_by_one(
     kill_second_rank(process.pid)
     errors = finished(process)[1]
     assert process.returncode != 0
-    # torchrun may end the other one while it is about to say so.
-    ends = ("another process of the job has ended", "stopped in step", "closing signal SIGTERM")
-    assert any(words in errors for words in ends), errors
+    assert "another process of the job has ended" in errors or "stopped in step" in errors, errors
     position = load_checkpoint(tmp_path / "killed" / "checkpoint.pt")["position"]
     assert position["step"] < whole["position"]["step"]
     monkeypatch.chdir(tmp_path)

@@ -167,8 +167,7 @@ def load_student(directory: str | Path) -> nn.Module:
     student = family.skeleton(family.plan(architecture))
     add_running_statistics(student)
     try:
-        weights = load_file(folder / WEIGHTS)  # in float16 where a file was made small
-        student.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in weights.items()}, assign=True)
+        student.load_state_dict(load_file(folder / WEIGHTS), assign=True)
     except (RuntimeError, SafetensorError) as error:
         raise UserError(f"student {directory}: {WEIGHTS} does not fit its card ({reason(error)})") from error
     student.card = card  # type: ignore[assignment]

@@ -7,6 +7,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from proard.common.distributed import world_size
 from proard.common.errors import Stopped
 
 
@@ -42,4 +43,6 @@ class SignalWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
+            if error is not None and number == signal.SIGTERM and world_size() > 1:
+                continue  # torchrun ends what is left of a job by SIGTERM; this process is about to say why it leaves
             signal.signal(number, handler)
