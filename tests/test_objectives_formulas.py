@@ -24,6 +24,7 @@ from proard.objectives import (
     TRADES,
     AdaAD,
     AdaIAD,
+    Batch,
     Objective,
     objectives,
 )
@@ -225,3 +226,19 @@ def test_value_and_gradient(name: str) -> None:
     theirs = torch.autograd.grad(expected, list(student.parameters()))
     for mine, reference in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-6, atol=1e-8)
+
+
+def test_rslad_on_adversarial_images_alone_never_shows_the_clean_ones() -> None:
+    """Its loss is then the divergence on the adversarial images, as PyTorch computes it."""
+    torch.manual_seed(0)
+    network, tutor = (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4)) for _ in range(2))
+    images, labels = torch.rand(5, 3, 2, 2), torch.arange(5) % 4
+    shown: list[torch.Tensor] = []
+    network.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0].detach().clone()))
+    batch = Batch(images, labels, torch.Generator().manual_seed(0))
+    outcome = RSLAD(ATTACK, adversarial_weight=1.0).outcome(network, tutor, batch)
+    assert outcome.clean_logits is None
+    assert not any(torch.equal(seen, images) for seen in shown)
+    answers = network(outcome.adversarial_images).log_softmax(1)
+    expected = torch.nn.functional.kl_div(answers, tutor(images).log_softmax(1), reduction="batchmean", log_target=True)
+    torch.testing.assert_close(outcome.loss, expected)
