@@ -86,6 +86,12 @@ MORE: dict[str, dict[str, Any]] = {
         "sampler": {"name": "uniform", "students": 1},
         "objective": ADVERSARIAL_ONLY,
     },
+    "robustness-1, two steps": {"objective": ADVERSARIAL_ONLY, "attack": {"steps": 2}},
+    "robustness-1, two steps, largest 0.2": {
+        "sampler": {"name": "robustness", "students": 1, "largest": 0.2},
+        "objective": ADVERSARIAL_ONLY,
+        "attack": {"steps": 2},
+    },
 }
 ARMS |= {words: {**ARMS["robustness-1, one-step"], **settings} for words, settings in MORE.items()}
 COMPUTE = {"": 1.0, " at half": 0.5, " at a quarter": 0.25, " at double": 2.0}
