@@ -79,18 +79,16 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 # The last one again, with something more or less.
 ADVERSARIAL_ONLY = {"name": "rslad", "adversarial_weight": 1.0}
+TWO_STEPS: dict[str, Any] = {"objective": ADVERSARIAL_ONLY, "attack": {"steps": 2}}
 MORE: dict[str, dict[str, Any]] = {
     "robustness-1, one-step, averaged": {"ema_decay": 0.99},
     "robustness-1, adversarial only": {"objective": ADVERSARIAL_ONLY},
-    "uniform-1, adversarial only": {
-        "sampler": {"name": "uniform", "students": 1},
-        "objective": ADVERSARIAL_ONLY,
-    },
-    "robustness-1, two steps": {"objective": ADVERSARIAL_ONLY, "attack": {"steps": 2}},
+    "uniform-1, adversarial only": {**ARMS["uniform-1"], "objective": ADVERSARIAL_ONLY},
+    "robustness-1, two steps": TWO_STEPS,
+    "uniform-1, two steps": {**ARMS["uniform-1"], **TWO_STEPS},
     "robustness-1, two steps, largest 0.2": {
         "sampler": {"name": "robustness", "students": 1, "largest": 0.2},
-        "objective": ADVERSARIAL_ONLY,
-        "attack": {"steps": 2},
+        **TWO_STEPS,
     },
 }
 ARMS |= {words: {**ARMS["robustness-1, one-step"], **settings} for words, settings in MORE.items()}
