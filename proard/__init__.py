@@ -20,6 +20,7 @@ _HOMES = {
     "load_student": "proard.export.student_directory",
     "profile": "proard.commands.profile",
     "train": "proard.commands.train",
+    "zoo": "proard.commands.zoo",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from proard.commands.extract import extract as extract
     from proard.commands.profile import profile as profile
     from proard.commands.train import train as train
+    from proard.commands.zoo import zoo as zoo
     from proard.export.student_directory import load_student as load_student
     from proard.supernet import build_supernet as build_supernet
 

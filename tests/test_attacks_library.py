@@ -170,6 +170,19 @@ def check_the_rules(name: str, norm: str, training: bool) -> None:
     assert adversarial.max() <= 1
 
 
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_images_and_network_in_another_memory_layout(name: str, norm: str) -> None:
+    model, x, y = everything()
+    attack = quick(name, norm, eps=0.2 if name == "autoattack" else 0.05)
+    expected = attack(model, x, y)
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert not last.is_contiguous()
+    adversarial = attack(model.to(memory_format=torch.channels_last), last, y)
+    check_result(attack, adversarial, last)
+    fooled = [model(images).argmax(1).ne(y).sum() for images in (expected, adversarial)]
+    assert abs(fooled[0] - fooled[1]) <= 1  # by rounding
+
+
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize(("name", "norm"), CASES)
 def test_everything_is_put_back_after_an_exception(name: str, norm: str) -> None:

@@ -85,7 +85,7 @@ class AutoAttack(GuardedAttack):
         self.require_packages()
         if images.dim() != 4:
             raise ValueError(f"autoattack needs images (N, C, H, W), got {images.dim()} dimensions")
-        single, dtype = images.float(), images.dtype
+        single, dtype = images.float().contiguous(), images.dtype  # the package cannot view images in another layout
         with globals_restored(), warnings_of_the_package():
             make = importlib.import_module("pyautoattack").AutoAttack
             classes = model(images[: self.batch_size]).shape[1]
@@ -175,7 +175,7 @@ class _InputGradient(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         inputs, logits = ctx.graph
         (gradient,) = torch.autograd.grad(logits, inputs, gradients[0], retain_graph=True)  # asked for once per class
-        return gradient, None
+        return gradient.contiguous(), None  # in the layout that the package needs, whatever the network's is
 
 
 def _without_parameter_gradients(model: Model, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -314,6 +314,22 @@ def report(
 
 
 @app.command()
+def zoo(as_json: options.Json = False) -> None:
+    """List the students that come with proard: trained, calibrated and measured, by the names all commands know."""
+    from proard.commands.printing import print_zoo
+    from proard.commands.zoo import zoo
+
+    students = zoo()
+    if as_json:
+        print(json.dumps([{"name": s.name, "path": str(s.path), **s.card} for s in students], indent=1))
+        return
+    print_zoo(students)
+    if students:
+        middle = students[len(students) // 2].name
+        say(f'next:    proard evaluate {middle}, or load_student("{middle}")')
+
+
+@app.command()
 def configs(
     name: options.PackagedName = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of all, for editors.")] = False,

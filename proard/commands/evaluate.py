@@ -30,7 +30,7 @@ from proard.evaluation.gradient_masking import Finding, check_masking
 from proard.evaluation.transfer import PASSES as DIAGNOSIS_PASSES
 from proard.evaluation.transfer import Diagnostics
 from proard.evaluation.transfer import diagnose as diagnose_transfer
-from proard.export.named import is_named
+from proard.export.named import is_named, student_folder
 from proard.export.student_directory import CARD, load_student
 from proard.runs.components import evaluation_batches
 from proard.runs.energy import EnergyMeter
@@ -112,11 +112,12 @@ def evaluate(
     """Measure students on the test split of the data they were made for; under torchrun each process takes its share.
 
     Args:
-        path: a student directory, ``hub:OWNER/NAME``, or a run directory for all students in it.
+        path: a student directory, ``zoo:SET/STUDENT``, ``hub:OWNER/NAME``, or a run directory for all its students.
         attacks: such as ``pgd20``, as a cascade: each sees what the ones before it left; default those in the
             student's card, with which it repeats the card's numbers.
         limit: use a stratified subset of this many test images; default as in the card.
-        data_root: where the images are on this machine; default where they were.
+        data_root: where the images are on this machine; default where they were, and for the zoo the few images that
+            come with it.
         device: ``auto``, ``cpu``, ``cuda``.
         check: also look for signs of gradient masking, on at most `CHECKED_IMAGES` of the images.
         diagnose: also measure local linearity, a curve over radii and what follows from them
@@ -177,7 +178,7 @@ class _Evaluator:
                 f"{nearest(settings.name, data_sets.names())} (--import MODULE registers one of your own)"
             )
         if settings not in self.loaded:
-            self.loaded[settings] = _test_data(settings, self.data_root)
+            self.loaded[settings] = _test_data(settings, self.data_root, folder)
         data = self.loaded[settings]
         if data.class_names != tuple(card["classes"]):
             raise UserError(
@@ -250,9 +251,14 @@ def _recorded(card: dict[str, Any], folder: Path) -> tuple[DataConfig, list[Atta
         raise UserError(f"student {folder / CARD}: its data or evaluation are damaged ({reason(error)})") from error
 
 
-def _test_data(settings: DataConfig, data_root: str | Path | None) -> DataSplits:
-    """The images, where they are on this machine; never fetched: who trained asked for that, not who evaluates."""
+def _test_data(settings: DataConfig, data_root: str | Path | None, student: Path) -> DataSplits:
+    """The images, where they are on this machine; never fetched: who trained asked for that, not who evaluates.
+
+    A card may name a folder relative to its own.
+    """
     place = settings.root if data_root is None else Path(data_root)
+    if data_root is None and place is not None and not place.expanduser().is_absolute():
+        place = student_folder(student) / place
     try:
         return load_data(settings.model_copy(update={"root": place, "download": False}))
     except UserError as error:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from proard.commands.evaluate import Evaluation
     from proard.commands.profile import Profile
     from proard.commands.results import MeasuredStudent
+    from proard.commands.zoo import ZooStudent
     from proard.training import Trainer
 
 
@@ -32,6 +33,15 @@ def print_students(students: Sequence[MeasuredStudent]) -> None:
     for student in students:
         if latency := student.card.get("latency"):
             say(f"latency: {student.path.name}: {_latency(latency)}", fold=True)
+
+
+def print_zoo(students: Sequence[ZooStudent]) -> None:
+    """What comes with the package: names, costs and accuracies, and on how many images some of them are."""
+    _print_students([student.row() for student in students])
+    for student in students[:1]:
+        for name, accuracy in student.accuracies.items():
+            if accuracy.total < student.accuracies["clean"].total:
+                say(f"images:  {name} is on {accuracy.total} of them", fold=True)
 
 
 def print_evaluations(results: Sequence[Evaluation]) -> None:

@@ -30,9 +30,10 @@ class MeasuredStudent:
 
     @property
     def accuracies(self) -> dict[str, Accuracy]:
-        """The accuracy ``clean``, and the robust ones by the name of the attack."""
+        """The accuracy ``clean``, and the robust ones by the name of the attack, some maybe on fewer images."""
         evaluation = self.card["evaluation"]
-        values = {"clean": evaluation["clean"], **{r["attack"]["name"]: r for r in evaluation["robust"]}}
+        robust = [*evaluation["robust"], *evaluation.get("further", [])]
+        values = {"clean": evaluation["clean"], **{r["attack"]["name"]: r for r in robust}}
         return {name: Accuracy(value["correct"], value["images"]) for name, value in values.items()}
 
     @property

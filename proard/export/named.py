@@ -1,4 +1,5 @@
-"""Students and runs that are named instead of lying in a folder: ``hub:OWNER/NAME`` is on a hub.
+"""Students and runs that are named instead of lying in a folder: ``zoo:SET/STUDENT`` comes with the package, and
+``hub:OWNER/NAME`` is on a hub.
 
 Nothing is downloaded without that prefix. What comes from a hub is checked as any other file: by the checksums of
 its card, and by what its network must be.
@@ -13,9 +14,10 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from proard.common.errors import Stopped, UserError, first_line
+from proard.common.errors import Stopped, UserError, first_line, nearest
 
-HUB = "hub:"
+HUB, ZOO = "hub:", "zoo:"
+ZOO_FOLDER = Path(__file__).parent / "zoo"  # SET/STUDENT/, SET/images/ and SET/supernet.txt
 CARD = "student.json"
 REPOSITORY = r"([\w-][\w.-]*/)?[\w-][\w.-]*"
 HUB_NAME = re.compile(rf"{HUB}(?P<repository>{REPOSITORY})(@(?P<revision>[\w./-]+))?", re.ASCII)
@@ -26,14 +28,25 @@ RUN_FILES = ("config.yaml", "checkpoint.pt", "checkpoint.pt.sha256", "front.json
 
 def is_named(place: str | Path) -> bool:
     """Whether it is such a name, which means the same from any folder."""
-    return str(place).startswith(HUB)
+    return str(place).startswith((HUB, ZOO))
+
+
+def zoo() -> dict[str, Path]:
+    """The students that come with the package: name to directory, set by set, the cheapest of each first."""
+
+    def set_and_cost(card: Path) -> tuple[str, int]:
+        return card.parts[-3], json.loads(card.read_text(encoding="utf-8"))["multiply_adds"]
+
+    cards = sorted(ZOO_FOLDER.glob(f"*/*/{CARD}"), key=set_and_cost)
+    return {f"{ZOO}{card.parts[-3]}/{card.parts[-2]}": card.parent for card in cards}
 
 
 def student_folder(place: str | Path) -> Path:
     """Where a student's files are on this machine; in the hub's own cache if it is on a hub.
 
     Args:
-        place: a directory (which is not looked into), ``hub:OWNER/NAME`` or ``hub:OWNER/NAME@REVISION``.
+        place: a directory (which is not looked into), ``zoo:SET/STUDENT``, ``hub:OWNER/NAME`` or
+            ``hub:OWNER/NAME@REVISION``.
 
     Raises:
         UserError: there is none of that name, or no access to it.
@@ -41,6 +54,13 @@ def student_folder(place: str | Path) -> Path:
     """
     if not is_named(place):
         return Path(place)
+    if str(place).startswith(ZOO):
+        students = zoo()
+        if str(place) not in students:
+            raise UserError(
+                f"{place}: no such student in the zoo, which 'proard zoo' lists{nearest(str(place), students)}"
+            )
+        return students[str(place)]
     folder = _download(str(place), [CARD])
     return _download(str(place), [CARD, *_files(folder / CARD)])
 
@@ -49,12 +69,18 @@ def run_folder(place: str | Path, runs: Path) -> Path:
     """Where a run is on this machine; downloaded into ``runs`` if it is on a hub.
 
     Raises:
-        UserError: there is none of that name, or no access to it.
+        UserError: there is none of that name, or no access to it; of the zoo, always: it says where such a run is.
         Stopped: the hub cannot be reached.
     """
     if not is_named(place):
         return Path(place)
     name = str(place)
+    if name.startswith(ZOO):
+        sets = sorted(ZOO + file.parent.name for file in ZOO_FOLDER.glob("*/supernet.txt"))
+        if name not in sets:
+            raise UserError(f"{name}: no such set in the zoo, whose students 'proard zoo' lists{nearest(name, sets)}")
+        where = (ZOO_FOLDER / name.removeprefix(ZOO) / "supernet.txt").read_text(encoding="utf-8")
+        raise UserError(f"{name}: students come with the package, their supernet does not; {' '.join(where.split())}")
     return _download(name, RUN_FILES, runs / name.removeprefix(HUB).replace("/", "--"))
 
 

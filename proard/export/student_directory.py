@@ -150,9 +150,12 @@ def read_card(directory: str | Path) -> dict[str, Any]:
 
 
 def load_student(directory: str | Path) -> nn.Module:
-    """The network of a student directory, or ``hub:OWNER/NAME`` on a hub, in evaluation mode on the CPU.
+    """The network of a student directory, in float32 and evaluation mode on the CPU.
 
     It maps float images (N, C, H, W) in [0, 1] to logits (N, K), normalisation included; ``.card`` is its student.json.
+
+    Args:
+        directory: or ``zoo:SET/STUDENT``, which comes with the package, or ``hub:OWNER/NAME`` on a hub.
 
     Raises:
         UserError: the directory is incomplete, damaged, or does not fit its card.
@@ -167,7 +170,8 @@ def load_student(directory: str | Path) -> nn.Module:
     student = family.skeleton(family.plan(architecture))
     add_running_statistics(student)
     try:
-        student.load_state_dict(load_file(folder / WEIGHTS), assign=True)
+        weights = {name: t.float() if t.is_floating_point() else t for name, t in load_file(folder / WEIGHTS).items()}
+        student.load_state_dict(weights, assign=True)
     except (RuntimeError, SafetensorError) as error:
         raise UserError(f"student {directory}: {WEIGHTS} does not fit its card ({reason(error)})") from error
     student.card = card  # type: ignore[assignment]
