@@ -9,8 +9,9 @@ same images, and as many epochs as make its multiply-adds those of the base arm 
 counted as the networks run, and a row has them beside the seconds of the processor. Five students of each (the
 smallest, three of middle cost, the largest: the same ones in every arm) are calibrated and measured on the same test
 images. ``alone`` trains each of the five by itself from random weights, with the same teacher, for the epochs of the
-arm it is compared with. Every result is a row of OUT.jsonl, with the commit and command, written as it comes; what is
-there is not measured again, so that the study may be spread over several sittings and processes. OUT.md is the table.
+arm it is compared with, and ``alone, its share`` for a fifth of that arm's multiply-adds. Every result is a row of
+OUT.jsonl, with the commit and command, written as it comes; what is there is not measured again, so that the study may
+be spread over several sittings and processes. OUT.md is the table.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ MORE: dict[str, dict[str, Any]] = {
 ARMS |= {words: {**ARMS["robustness-1, one-step"], **settings} for words, settings in MORE.items()}
 COMPUTE = {"": 1.0, " at half": 0.5, " at a quarter": 0.25, " at double": 2.0}
 ARMS = {arm + words: {**settings, "compute": c} for words, c in COMPUTE.items() for arm, settings in ARMS.items()}
-ALONE = "alone"
+ALONE, SHARE = "alone", "alone, its share"
 BASE = "sandwich"
 
 
@@ -121,8 +122,8 @@ class Study:
         for seed in self.arguments.seeds:
             teacher = self.teacher(seed)
             for arm in self.arguments.arms:
-                if arm == ALONE:
-                    self.students_alone(seed, teacher)
+                if arm in (ALONE, SHARE):
+                    self.students_alone(arm, seed, teacher)
                 else:
                     self.arm(arm, seed, teacher)
 
@@ -212,8 +213,8 @@ class Study:
         phase |= {key: settings[key] for key in ("objective", "sampler") if key in settings}
         return {**config, "phases": [phase]}
 
-    def students_alone(self, seed: int, teacher: Path) -> None:
-        """The five students, each trained by itself from random weights as long as the supernet it is compared with."""
+    def students_alone(self, arm: str, seed: int, teacher: Path) -> None:
+        """The five students, each trained by itself from random weights, beside the arm that they are compared with."""
         extractor = Extractor(Run(teacher), quiet=True)
         directory = teacher / "students" / "student"
         if not directory.exists():
@@ -221,9 +222,12 @@ class Study:
         like = self.arm_config(self.arguments.alone_like, seed, teacher)
         (phase,) = like["phases"]
         plain = {key: value for key, value in phase.items() if key not in ("elastic", "sampler")}
-        epochs = max(1, round(phase["epochs"] * self.arguments.alone_epochs))
-        arm = f"{ALONE}, {epochs} epochs"
-        for place, architecture in places(extractor.supernet.space, seed).items():
+        students = places(extractor.supernet.space, seed)
+        for place, architecture in students.items():
+            epochs = phase["epochs"]
+            if arm == SHARE:
+                alone = work(like, [extractor.supernet.space.cost(architecture).multiply_adds])
+                epochs = max(1, round(epochs * work(like) / len(students) / alone))
             wanted = [kind for kind in self.kinds if self.missing(kind, arm, seed, place)]
             if not wanted:
                 continue
@@ -235,11 +239,11 @@ class Study:
                 "teacher": {"source": str(directory)},
                 "phases": [{"objective": {"name": "rslad"}, **plain, "epochs": epochs}],
             }
-            path = self.work / f"{ALONE}-{epochs}-{place}-{seed}"
+            path = self.work / f"{arm.replace(', ', '-').replace(' ', '-')}-{epochs}-{place}-{seed}"
             spent = self.trained(config, path)
             for kind in wanted:
-                students = self.measured(Extractor(Run(path), quiet=True), {place: architecture}, kind == "autoattack")
-                self.remember(measured=kind, arm=arm, seed=seed, place=place, **spent, students=students)
+                measured = self.measured(Extractor(Run(path), quiet=True), {place: architecture}, kind == "autoattack")
+                self.remember(measured=kind, arm=arm, seed=seed, place=place, **spent, students=measured)
 
     @property
     def kinds(self) -> list[str]:
@@ -286,17 +290,25 @@ class Study:
         return results
 
 
-def work(config: dict[str, Any], steps: int = 2000) -> float:
+def work(config: dict[str, Any], students: list[int] | None = None, steps: int = 2000) -> float:
     """Multiply-adds of an arm's step per image, expected: an attack there and back, and RSLAD's loss or two.
 
     A pass of the loss is worth three forward passes, one of the attack two; the teacher answers once.
+
+    Args:
+        config: the arm's.
+        students: the multiply-adds of those that train in a step; default what its sampler draws.
+        steps: of which that is the mean.
     """
     built = parse_config(config)
     data = load_data(built.data)
     space = supernet_for(built, data).space
     (phase,) = build_phases(built, space)
-    sampler = phase.sampler(steps)
-    drawn = mean(sum(space.cost(a).multiply_adds for a in sampler.sample(step)) for step in range(steps))
+    if students is None:
+        sampler = phase.sampler(steps)
+        drawn = mean(sum(space.cost(a).multiply_adds for a in sampler.sample(step)) for step in range(steps))
+    else:
+        drawn = sum(students)
     losses = 1 if phase.settings.objective.options.get("adversarial_weight") == 1 else 2
     return drawn * (2 * (phase.attack.passes - 1) + losses * 3) + space.cost(space.largest()).multiply_adds
 
@@ -324,9 +336,10 @@ def by_arm(rows: list[dict[str, Any]], measured: str) -> dict[str, dict[int, dic
     for row in rows:
         if row["measured"] != measured:
             continue
-        empty = {"students": {}, "seconds": 0.0, "epochs": row["epochs"], "multiply_adds": 0.0}
+        empty = {"students": {}, "seconds": 0.0, "epochs": [], "multiply_adds": 0.0}
         entry = arms.setdefault(row["arm"], {}).setdefault(row["seed"], empty)
         entry["students"] |= row["students"]
+        entry["epochs"].append(row["epochs"])
         entry["seconds"] += row["seconds"]
         entry["multiply_adds"] += sum(row["multiply_adds"].values())
     return {
@@ -347,7 +360,9 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
     for measured, title in (("students", "PGD-20"), ("autoattack", "AutoAttack")):
         arms = by_arm(rows, measured)
         teachers = arms.pop("teacher", {})
-        order = [arm for arm in dict.fromkeys([ALONE, *ARMS, *arms]) if arms.get(arm)]  # last, arms that are gone
+        order = [
+            arm for arm in dict.fromkeys([ALONE, SHARE, *ARMS, *arms]) if arms.get(arm)
+        ]  # last, arms that are gone
         if not order:
             continue
         count = next(iter(next(iter(arms[order[0]].values()))["students"].values()))["images"]
@@ -360,7 +375,8 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
             cells.append(spread([robust(e, "mean", "clean") for e in entries]))
             cells += [f"{mean(e['seconds'] for e in entries):.0f}"]
             cells += [f"{mean(e['multiply_adds'] for e in entries) / 1e12:.2f}"]
-            epochs = " ".join(dict.fromkeys(str(entry["epochs"]) for entry in entries))
+            few, many = (end(n for entry in entries for n in entry["epochs"]) for end in (min, max))
+            epochs = str(few) if few == many else f"{few} to {many}"
             lines.append("| " + " | ".join([arm, str(len(entries)), epochs, *cells]) + " |")
         if measured == "students" and teachers:
             entries = list(teachers.values())
@@ -386,7 +402,7 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
                 cells.append(interval([robust(arms[arm][s], place) - robust(arms[BASE][s], place) for s in common]))
             lines.append("| " + " | ".join([arm, str(len(common)), *cells]) + " |")
         lines.append("")
-    gone = dict.fromkeys(row["arm"] for row in rows if row["arm"] not in ("teacher", ALONE, *ARMS))
+    gone = dict.fromkeys(row["arm"] for row in rows if row["arm"] not in ("teacher", ALONE, SHARE, *ARMS))
     if gone:
         lines += [f"Options that are gone, whose code commit 4dcd4b2 has: {'; '.join(gone)}.", ""]
     return lines
@@ -415,9 +431,10 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="images for training and validation; default all")
     parser.add_argument("--teacher", type=json.loads, default={}, help="what its phase has instead, in JSON")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="*", choices=[ALONE, *ARMS], default=[ALONE, BASE])
-    parser.add_argument("--alone-like", choices=ARMS, default=BASE, help="whose attack and epochs 'alone' has")
-    parser.add_argument("--alone-epochs", type=float, default=1.0, help="times those epochs")
+    parser.add_argument("--arms", nargs="*", choices=[ALONE, SHARE, *ARMS], default=[ALONE, BASE])
+    parser.add_argument(
+        "--alone-like", choices=ARMS, default=BASE, help="whose attack, epochs and multiply-adds 'alone' has"
+    )
     parser.add_argument("--test-images", type=int, default=1000)
     parser.add_argument("--autoattack", type=int, default=0, help="test images for AutoAttack; 0 leaves it out")
     parser.add_argument("--work", default="runs/samplers", help="where runs are kept")
