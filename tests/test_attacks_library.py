@@ -139,6 +139,12 @@ def traced() -> Iterator[None]:
     sys.settrace(before)
 
 
+@pytest.fixture(params=[pytest.param(case.values, marks=case.marks, id="-".join(case.values)) for case in CASES])
+def case(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Name and norm of every attack."""
+    return request.param
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The rules
 
@@ -181,6 +187,80 @@ def test_images_and_network_in_another_memory_layout(name: str, norm: str) -> No
     check_result(attack, adversarial, last)
     fooled = [model(images).argmax(1).ne(y).sum() for images in (expected, adversarial)]
     assert abs(fooled[0] - fooled[1]) <= 1  # by rounding
+
+
+def test_labels_of_any_integer_type(case: tuple[str, str]) -> None:
+    model, x, y = everything()
+    attack = quick(*case, eps=0.2 if case[0] == "autoattack" else 0.05)
+    expected = attack(model, x, y)
+    for dtype in (torch.int32, torch.int16, torch.uint8):
+        assert torch.equal(attack(model, x, y.to(dtype)), expected)
+
+
+def test_in_inference_mode(case: tuple[str, str]) -> None:
+    model, x, y = everything()
+    attack = quick(*case, eps=0.2 if case[0] == "autoattack" else 0.05)
+    expected = attack(model, x, y)
+    with torch.inference_mode():
+        assert torch.equal(attack(model, x, y), expected)
+        assert torch.equal(attack(model, x * 1, y * 1), expected)  # made here
+        generator = torch.Generator().manual_seed(attack.seed)
+        assert attack.until_fooled(model, x * 1, y * 1, generator).shape == x.shape
+
+
+def test_a_model_in_half_precision(case: tuple[str, str]) -> None:
+    model, x, y = everything()
+    for dtype in (torch.bfloat16, torch.float16):
+        adversarial = quick(*case, eps=0.2 if case[0] == "autoattack" else 0.05)(model.to(dtype), x, y)
+        assert adversarial.dtype == torch.float32
+        assert (adversarial - x).abs().amax() > 0
+        assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+
+
+def test_a_model_that_changes_in_a_forward_pass(case: tuple[str, str]) -> None:
+    class Counting(Everything):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("in_place", torch.zeros(1))
+            self.register_buffer("replaced", torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.in_place += 1
+            self.replaced = self.replaced + 1
+            return super().forward(x)
+
+    model, x, y = Counting().eval(), images(), torch.arange(6) % 4
+    attack = quick(*case, eps=0.2 if case[0] == "autoattack" else 0.05)
+    buffer = model.replaced
+    attack(model, x, y)
+    attack.until_fooled(model, x, y, torch.Generator().manual_seed(0))
+    assert (model.in_place.item(), model.replaced.item()) == (0, 0)
+    assert model.replaced is buffer
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "a tuple": (lambda model, x, y: (lambda z: (model(z), z), x, y), "must return logits.*tuple"),
+    "no batch": (lambda model, x, y: (lambda z: model(z)[0], x, y), "must return logits"),
+    "classes": (lambda model, x, y: (lambda z: model(z).argmax(1, keepdim=True), x, y), "must return logits.*int64"),
+    "ignored": (lambda model, x, y: (model, x, torch.full_like(y, -100)), "labels.*from 0, got -100"),
+    "beyond": (lambda model, x, y: (model, x, torch.full_like(y, 4)), "labels go up to 4.*0 to 3"),
+    "floats": (lambda model, x, y: (model, x, y.float()), "labels must be class indices"),
+    "one-hot": (lambda model, x, y: (model, x, functional.one_hot(y, 4)), "labels must be one for each of 6"),
+    "NaN": (lambda model, x, y: (model, torch.where(x > 0.9, float("nan"), x), y), "images must be within.*nan"),
+    "infinite": (lambda model, x, y: (model, torch.where(x > 0.9, float("inf"), x), y), "images must be within"),
+    "bytes": (lambda model, x, y: (model, (255 * x).byte(), y), "images must be floating point"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_one_line_for_what_no_attack_can_use(case: tuple[str, str], kind: str) -> None:
+    change, words = WRONG[kind]
+    model, x, y = everything()
+    attack = quick(*case)
+    for call in (attack, attack.until_fooled):
+        with pytest.raises(ValueError, match=words) as raised:
+            call(*change(model, x, y))
+        assert "\n" not in str(raised.value)
 
 
 @pytest.mark.usefixtures("traced")

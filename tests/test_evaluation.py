@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
@@ -36,6 +37,7 @@ from proard.attacks import (
 from proard.attacks.presets import PRESETS, attack_names, counted_option
 from proard.commands.cli import main
 from proard.common.errors import UserError
+from proard.common.files import sha256
 from proard.config import DataConfig
 from proard.data import load_data
 from proard.evaluation.accuracy import Accuracy, Measurement, RobustAccuracy, measure
@@ -126,6 +128,43 @@ def test_a_single_attack_is_measured_as_by_itself() -> None:
     before = measure(network, [(x, y)], {"fgsm": FGSM(LINF), "pgd": attack}, seed=3)
     again = measure(network, [(x, y)], {"fgsm": FGSM(LINF), "pgd": attack}, seed=3)
     assert before == again
+
+
+class Broken(Brightness):
+    """Answers that are not finite, for some images alone."""
+
+    def __init__(self, value: float, above: float) -> None:
+        super().__init__()
+        self.value, self.above = value, above
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        bright = images.mean((1, 2, 3)) > self.above
+        return torch.where(bright[:, None], self.value, super().forward(images))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("above", [0.0, 0.7, 0.5])  # everywhere, on one clean image, on some perturbed ones
+def test_what_is_not_finite_has_no_accuracy(value: float, above: float) -> None:
+    attacks = {} if above == 0.7 else {"fgsm": fgsm(0.1)}
+    with pytest.raises(UserError, match=r"not finite on \d of \d images"):
+        measure(Broken(value, above), bright_batches(LEVELS), attacks)
+
+
+@pytest.mark.parametrize("attacks", [{}, {"fgsm": fgsm(0.1)}])
+def test_images_and_labels_that_cannot_be_measured(attacks: dict[str, Attack]) -> None:
+    def measured(images: torch.Tensor, labels: torch.Tensor) -> Measurement:
+        return measure(Brightness(), [(images, labels)], attacks)
+
+    images, labels = torch.rand(4, 1, 4, 4), torch.tensor([0, 1, 0, 1])
+    assert measured(images, labels.int()) == measured(images, labels)
+    with torch.inference_mode():
+        assert measured(images * 1, labels * 1) == measured(images, labels)
+    for wrong, words in ((float("nan"), "within"), (2.0, "within"), (float("-inf"), "within")):
+        with pytest.raises(ValueError, match=words):
+            measured(torch.where(images > 0.5, wrong, images), labels)
+    for class_ in (-100, 2):
+        with pytest.raises(ValueError, match=str(class_)):
+            measured(images, torch.full_like(labels, class_))
 
 
 def test_accuracies_as_plain_values() -> None:
@@ -374,6 +413,22 @@ def test_the_card_says_what_the_attack_did(student: Path) -> None:
     assert robust["broken"] == robust["attacked"] - robust["correct"]
     (again,) = evaluate(student)
     assert again.measurement.robust["pgd3"].as_dict() == {k: v for k, v in robust.items() if k != "attack"}
+
+
+def test_a_student_with_broken_weights(student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(student, tmp_path / "student")
+    weights = load_file(student / "student.safetensors")
+    name = next(name for name in weights if name.endswith("weight"))
+    weights[name].flatten()[0] = float("nan")
+    save_file(weights, tmp_path / "student" / "student.safetensors")
+    card = json.loads((student / "student.json").read_text())
+    card["files"]["student.safetensors"] = sha256(tmp_path / "student" / "student.safetensors")
+    (tmp_path / "student" / "student.json").write_text(json.dumps(card))
+    with pytest.raises(SystemExit) as left:
+        main(["evaluate", str(tmp_path / "student")])
+    assert left.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "not finite" in line
 
 
 def test_evaluate_a_cascade(student: Path) -> None:

@@ -10,13 +10,14 @@ from typing import ClassVar
 
 import torch
 
+from proard.attacks.given import Model as Model
+from proard.attacks.given import usable_images, usable_labels, usable_model
 from proard.attacks.losses import cross_entropy
 from proard.attacks.threat import ThreatModel, per_image_norm
 from proard.common.errors import Stopped, UserError
 from proard.common.options import Options
 from proard.common.registry import Registry
 
-Model = Callable[[torch.Tensor], torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(logits (N, K), images (N, ...)) to one value per image (N,), to be raised."""
 COUNTS = ("steps", "queries")  # what a number behind a name sets: pgd20, square1000; pgd20x5 has five restarts
@@ -91,12 +92,14 @@ class Attack(Options, ABC):
             Perturbed images, same shape, float32 (or float64), detached.
 
         Raises:
-            ValueError: images outside the bounds, or not floating point; a loss that the attack cannot use.
+            ValueError: images outside the bounds, not finite, or not floating point; labels that are no classes of the
+                model; a model that does not return logits; a loss that the attack cannot use.
         """
-        self.check_images(images)
-        if images.numel() == 0:
-            return images.detach().clone()
-        return self.perturb(model, images, labels, loss=loss, generator=generator)
+        with torch.inference_mode(False):
+            model, images, labels = self.usable(model, images, labels)
+            if images.numel() == 0:
+                return images.detach().clone()
+            return self.perturb(model, images, labels, loss=loss, generator=generator)
 
     def until_fooled(
         self, model: Model, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator | None = None
@@ -108,18 +111,13 @@ class Attack(Options, ABC):
         """
         return self(model, images, labels, generator=generator)
 
-    def check_images(self, images: torch.Tensor) -> None:
-        """Accept floating-point images within the bounds; else ValueError."""
-        if not images.is_floating_point():
-            raise ValueError(f"images must be floating point in {self.threat.bounds}, got {images.dtype}")
-        if images.numel() == 0:
-            return
-        low, high = torch.aminmax(images)
-        if low < self.threat.bounds[0] or high > self.threat.bounds[1]:
-            raise ValueError(
-                f"images must be within {self.threat.bounds}, got {float(low):g} to {float(high):g}; "
-                "put normalisation inside the model"
-            )
+    def usable(
+        self, model: Model, images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[Model, torch.Tensor, torch.Tensor]:
+        """The three of a call as `perturb` takes them, or one ValueError (`proard.attacks.given`)."""
+        images = usable_images(images, self.threat.bounds)
+        labels = usable_labels(labels, images)
+        return usable_model(model, labels), images, labels
 
     @abstractmethod
     def perturb(

@@ -178,14 +178,15 @@ class PGD(Attack):
         changed = type(self).perturb is not PGD.perturb  # a subclass with an ascent of its own
         if changed or self.targeted or not images_are_apart(model):
             return super().until_fooled(model, images, labels, generator)
-        self.check_images(images)
-        images, generator = detached_in_float32(images), self.generator(images, generator)
+        with torch.inference_mode(False), torch.no_grad():
+            model, images, labels = self.usable(model, images, labels)
+            images, generator = detached_in_float32(images), self.generator(images, generator)
 
-        def attempt(images: torch.Tensor, labels: torch.Tensor) -> Perturbed:
-            return self._ascend_until_fooled(model, images, labels, generator)
+            def attempt(images: torch.Tensor, labels: torch.Tensor) -> Perturbed:
+                return self._ascend_until_fooled(model, images, labels, generator)
 
-        with torch.no_grad():
-            return best_of([attempt] * self.restarts, model, images, labels)
+            with buffers_restored(model):
+                return best_of([attempt] * self.restarts, model, images, labels)
 
     def _ascend_until_fooled(
         self, model: Model, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator

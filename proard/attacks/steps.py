@@ -15,15 +15,17 @@ from proard.attacks.attack import Attack, Loss, Model
 
 @contextmanager
 def buffers_restored(model: Model) -> Iterator[None]:
-    """Put back the buffers (running statistics) that forward passes in training mode move, also after an exception."""
-    saved = []
-    if isinstance(model, nn.Module) and any(module.training for module in model.modules()):
-        saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    """Put back the buffers that forward passes move, such as running statistics, also after an exception."""
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    saved = [
+        (m, name, buffer, buffer.clone()) for m in modules for name, buffer in m._buffers.items() if buffer is not None
+    ]
     try:
         yield
     finally:
-        for buffer, value in saved:
+        for module, name, buffer, value in saved:
             buffer.data.copy_(value)  # past autograd's notice: what it saved before the attack holds the same values
+            module._buffers[name] = buffer
 
 
 def detached_in_float32(images: torch.Tensor) -> torch.Tensor:

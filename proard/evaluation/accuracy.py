@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from proard.attacks import Attack, check_result
+from proard.attacks.given import check_logits, usable_images, usable_labels
 from proard.common.distributed import gathered, rank, share
+from proard.common.errors import UserError
 from proard.evaluation.fast_copy import fast_copy
 from proard.supernet import require_calibrated
 
@@ -118,7 +120,8 @@ def measure(
         progress: called with amounts that add up to `work` for the images that this process measures.
 
     Raises:
-        UserError: the network has batch norm that was never calibrated.
+        UserError: the network has batch norm that was never calibrated, or answers that are not finite.
+        ValueError: images that are not finite and in [0, 1], labels that are no classes of the network.
         AttackError: an attack returned images that are not admissible.
     """
     require_calibrated(network)
@@ -135,6 +138,8 @@ def measure(
             total += count
             if count == 0:
                 continue
+            images = usable_images(images, (0.0, 1.0))
+            labels = usable_labels(labels, images)
             if fast is None:
                 fast = fast_copy(network, images)
             if fast is not network:
@@ -197,7 +202,14 @@ def _correct(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The images, and labels, for which the network is right about what it sees."""
     with torch.no_grad():
-        right = network(seen).argmax(1) == labels
+        logits = network(seen)
+    check_logits(logits, images, int(labels.max()) + 1)
+    if broken := int((~logits.isfinite().all(1)).sum()):
+        raise UserError(
+            f"the network's answers are not finite on {broken} of {len(labels)} images, so it has no accuracy; look "
+            "for infinite or NaN weights"
+        )
+    right = logits.argmax(1) == labels
     return images[right], labels[right]
 
 
