@@ -20,6 +20,7 @@ from proard.common.device import resolve_device
 from proard.common.distributed import rank, world_size
 from proard.common.errors import UserError, nearest, reason
 from proard.common.files import write_json
+from proard.common.paths import path_of
 from proard.common.progress import Progress
 from proard.common.version import __version__
 from proard.config import DEVICE_NAMES, DataConfig, TeacherConfig
@@ -136,9 +137,9 @@ def evaluate(
         raise UserError(f"--teacher {teacher}: only --diagnose compares with a teacher; add it")
     if not re.fullmatch(DEVICE_NAMES, device):
         raise UserError(f"--device {device}: unknown; valid: auto, cpu, cuda, cuda:1 ...")
-    folders = _student_directories(Path(path))
+    folders = _student_directories(path_of(path))
     where = resolve_device(device)
-    meter = _meter(Path(path))
+    meter = _meter(path_of(path))
     compared = None if teacher is None else _teacher(teacher)
     evaluator = _Evaluator(attacks, limit, data_root, where, check, diagnose, compared, quiet)
     with meter or nullcontext():
@@ -256,11 +257,11 @@ def _test_data(settings: DataConfig, data_root: str | Path | None, student: Path
 
     A card may name a folder relative to its own.
     """
-    place = settings.root if data_root is None else Path(data_root)
-    if data_root is None and place is not None and not place.expanduser().is_absolute():
-        place = student_folder(student) / place
+    root = settings.root if data_root is None else path_of(data_root)
+    if data_root is None and root is not None and not path_of(root).is_absolute():
+        root = student_folder(student) / root
     try:
-        return load_data(settings.model_copy(update={"root": place, "download": False}))
+        return load_data(settings.model_copy(update={"root": root, "download": False}))
     except UserError as error:
         raise UserError(f"{error} (--data-root DIR says where the images are on this machine)") from error
 

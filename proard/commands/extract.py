@@ -16,6 +16,7 @@ from proard.attacks import Attack, attack_as_dict
 from proard.commands.results import MeasuredStudent, Results
 from proard.common.environment import environment
 from proard.common.errors import UserError
+from proard.common.paths import path_of
 from proard.common.progress import Progress
 from proard.common.registry import import_modules
 from proard.common.terminal import warn
@@ -95,7 +96,7 @@ def extract(
         extractor.use_latency(find_table(directory, extractor.supernet.family, latency_table))
     for limit in limits:
         limit.check(extractor.space.cost(extractor.space.smallest()))
-    place = _writable(directory.students if out is None else Path(out))
+    place = _writable(directory.students if out is None else path_of(out))
     wanted_students: list[Limits | None] = [*limits] or [None]
     meter.record["students"] = len(wanted_students)
     with meter:
@@ -261,7 +262,7 @@ class Extractor(TrainedRun):
         versions = environment()
         data = self.config.data.model_dump(mode="json", exclude={"augmentation"})
         if self.config.data.root is not None:
-            data["root"] = str(self.config.data.root.expanduser().absolute())
+            data["root"] = str(path_of(self.config.data.root).absolute())
         return {
             **describe(self.supernet.family, architecture),
             "classes": list(self.data.class_names),
@@ -295,7 +296,7 @@ def find_table(run: Run, family: Family, path: str | Path | None = None) -> Late
     Raises:
         UserError: there is none, it is damaged, or it is of other networks.
     """
-    place = run.path / TABLE if path is None else Path(path)
+    place = run.path / TABLE if path is None else path_of(path)
     if path is None and not place.is_file():
         raise UserError(
             f"--latency: run {run.path} has no {TABLE}; make it with 'proard profile --run {run.path}', "

@@ -9,6 +9,7 @@ from pathlib import Path
 from proard.commands.results import MeasuredStudent
 from proard.commands.single_student import alone_config, teacher_of, train_alone
 from proard.common.errors import UserError
+from proard.common.paths import path_of
 from proard.export.student_directory import read_card
 from proard.runs.checkpoint import load_checkpoint
 from proard.runs.energy import EnergyMeter
@@ -41,7 +42,7 @@ def finetune(
     """
     if epochs < 1:
         raise UserError(f"--finetune {epochs}: must be at least 1 epoch")
-    directory, folder = Run.find(run, data_root), Path(student)
+    directory, folder = Run.find(run, data_root), path_of(student)
     config = directory.config()
     card = read_card(folder)
     state = load_checkpoint(directory.checkpoint)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proard.common.errors import UserError
+from proard.common.paths import path_of
 from proard.evaluation.latency.execution import Execution
 from proard.evaluation.latency.limits import TABLE
 from proard.evaluation.latency.profiling import profile_supernet
@@ -74,7 +75,7 @@ def profile(
     config = directory.config()
     meter = EnergyMeter(config.energy, directory.energy, "profile")
     supernet = supernet_for(config, directory.images(config))
-    path = directory.path / TABLE if out is None else Path(out)
+    path = directory.path / TABLE if out is None else path_of(out)
     if not path.parent.is_dir():  # refused now rather than after the measurements
         raise UserError(f"--out {path}: there is no folder {path.parent}")
     with meter:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from proard.common.errors import UserError
 from proard.common.files import atomic_write
+from proard.common.paths import path_of
 from proard.runs.energy import EnergyMeter
 from proard.runs.run import Run, read_metrics
 
@@ -42,7 +43,7 @@ def write_report(
         raise UserError(
             f"run {directory.path}: was never trained; 'proard train --resume --run {directory.path}' does it"
         )
-    path = directory.path / PAGE if out is None else Path(out)
+    path = directory.path / PAGE if out is None else path_of(out)
     if path.is_dir():
         raise UserError(f"--out {path}: is a folder; give a file, such as {path / PAGE}")
     if not path.parent.is_dir():

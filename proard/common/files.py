@@ -6,12 +6,12 @@ flushed to the disk, and renamed. Temporary names start with ``.tmp-``.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,9 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from proard.common.errors import UserError
-
-WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems say that have none
+from proard.common.errors import UserError, reason
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Atomic writes
@@ -238,15 +236,20 @@ class RunLock:
         """
         try:
             self._file.touch()
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}); choose another folder") from error
+        try:
             self._lock.acquire(blocking=False)
         except Timeout:
             raise UserError(
                 f"{self.path}: in use by {self._holder()}; wait until it ends or choose another run"
             ) from None
-        except OSError as error:
-            if error.errno in WITHOUT_LOCKS:
-                return self
-            raise UserError(f"{self.path}: cannot be written ({error.strerror}); choose another folder") from error
+        except (OSError, NotImplementedError) as error:  # under many numbers, where a file system has no locks
+            print(
+                f"{self.path}: cannot be locked ({reason(error)}); see to it that one process at a time uses it",
+                file=sys.stderr,
+            )
+            return self
         with suppress(OSError):  # on Windows, a locked file is not written by its name
             self._file.write_text(str(os.getpid()))
         for left in self.path.glob(".tmp-*"):  # by a process that was killed: who holds the lock is the only writer

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from proard.common.errors import UserError, nearest
+from proard.common.paths import path_of
 from proard.common.registry import is_model
 from proard.config.schema import Config
 
@@ -43,7 +44,7 @@ def _configs_folder() -> Path:
 
 def find_config(name: str | Path) -> Path:
     """The file that ``--config`` means: first a path, then the name of a packaged one, with or without ``.yaml``."""
-    path = Path(name)
+    path = path_of(name)
     if path.is_file():
         return path
     packaged = packaged_configs()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from proard.common.errors import reason
 from proard.common.files import atomic_path
+from proard.common.paths import user_cache
 
 VERSION = "1"  # raise it when decoding changes
 Tensors = dict[str, Tensor]
@@ -40,7 +41,9 @@ def cached(root: Path, name: str, fingerprint: str, build: Callable[[], Tensors]
         build: makes the tensors.
     """
     own = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    places = [root / ".proard-cache" / name, Path.home() / ".cache" / "proard" / own / name]
+    places = [root / ".proard-cache" / name]
+    if (user := user_cache()) is not None:
+        places.append(user / own / name)
     notices = []
     for path in places:
         if path.is_file():

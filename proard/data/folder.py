@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from proard.common.errors import UserError
+from proard.common.paths import path_of
 from proard.config import DataConfig
 from proard.data.cache import cached, fingerprint_files
 from proard.data.decode import decode_files
@@ -29,7 +30,7 @@ def load_image_folder(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str
     """
     if config.root is None or config.image_size is None:
         raise UserError("data image_folder: needs data.root and data.image_size")
-    root, size = config.root.expanduser(), config.image_size
+    root, size = path_of(config.root), config.image_size
     if not (root / "train").is_dir():
         problem = "has no folder train/" if root.is_dir() else "no such folder"
         raise UserError(f"data.root {root}: {problem}; it must hold train/ and test/ (or val/)")

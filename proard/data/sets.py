@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from proard.common.errors import UserError, reason
+from proard.common.paths import path_of, user_cache
 from proard.common.registry import Registry
 from proard.config import DataConfig
 from proard.data.folder import load_image_folder
@@ -37,9 +38,16 @@ DOWNLOAD_TIME_OUT = 20.0  # seconds without an answer
 
 
 def default_root() -> Path:
-    """Where files are looked for when ``data.root`` is not set: $PROARD_DATA, else ~/.cache/proard/data."""
-    place = os.environ.get("PROARD_DATA")
-    return Path(place) if place else Path.home() / ".cache" / "proard" / "data"
+    """Where files are looked for when ``data.root`` is not set: $PROARD_DATA, else ~/.cache/proard/data.
+
+    Raises:
+        UserError: neither is known.
+    """
+    if given := os.environ.get("PROARD_DATA"):
+        return path_of(given)
+    if (cache := user_cache()) is None:
+        raise UserError("data.root: not set, and no home directory is known here; set it, or $PROARD_DATA")
+    return cache / "data"
 
 
 def _require_own_size(config: DataConfig) -> None:
@@ -109,7 +117,7 @@ class TorchvisionSet:
             UserError: files are missing, cannot be fetched, or are corrupt.
         """
         _require_own_size(config)
-        root = (config.root or default_root()).expanduser()
+        root = default_root() if config.root is None else path_of(config.root)
         folder = root / self.folder
         if self._missing(folder) and not config.download:
             self._unpack(config.name, root)

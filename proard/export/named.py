@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from proard.common import paths
 from proard.common.errors import Stopped, UserError, first_line, nearest
 
 HUB, ZOO = "hub:", "zoo:"
@@ -53,7 +54,7 @@ def student_folder(place: str | Path) -> Path:
         Stopped: the hub cannot be reached.
     """
     if not is_named(place):
-        return Path(place)
+        return paths.path_of(place)
     if str(place).startswith(ZOO):
         students = zoo()
         if str(place) not in students:
@@ -73,7 +74,7 @@ def run_folder(place: str | Path, runs: Path) -> Path:
         Stopped: the hub cannot be reached.
     """
     if not is_named(place):
-        return Path(place)
+        return paths.path_of(place)
     name = str(place)
     if name.startswith(ZOO):
         sets = sorted(ZOO + file.parent.name for file in ZOO_FOLDER.glob("*/supernet.txt"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from proard.common.errors import located
+from proard.common.paths import path_of
 from proard.config import Config, StudentConfig, SupernetConfig
 from proard.export.named import is_named
 from proard.export.student_directory import read_card
@@ -62,4 +63,4 @@ def published_options(config: Config, channels: int) -> dict[str, Any]:
 
 
 def _absolute(path: Path) -> Path:
-    return path if is_named(path) else path.expanduser().absolute()
+    return path if is_named(path) else path_of(path).absolute()

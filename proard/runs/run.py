@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from proard.common.environment import environment
 from proard.common.errors import UserError
 from proard.common.files import atomic_write, write_json
+from proard.common.paths import path_of
 from proard.config import Config, load_config
 from proard.export.named import run_folder
 
@@ -29,8 +30,8 @@ class Run:
     """
 
     def __init__(self, path: str | Path, data_root: str | Path | None = None) -> None:
-        self.path = Path(path)
-        self.data_root = None if data_root is None else Path(data_root)
+        self.path = path_of(path)
+        self.data_root = None if data_root is None else path_of(data_root)
         self.config_file = self.path / "config.yaml"
         self.checkpoint = self.path / "checkpoint.pt"
         self.metrics = self.path / "metrics.jsonl"

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from proard.common.errors import UserError
 from proard.common.files import atomic_write
+from proard.common.paths import path_of
 from proard.evaluation.latency.blocks import blocks_of
 from proard.evaluation.latency.execution import Execution
 from proard.evaluation.latency.timing import Timing
@@ -119,7 +120,7 @@ class LatencyTable(Model):
             UserError: no such file, or one that is not a table; names the first wrong place.
         """
         try:
-            return cls.model_validate_json(Path(path).read_bytes())
+            return cls.model_validate_json(path_of(path).read_bytes())
         except OSError as error:
             reason = error.strerror or "cannot be read"
             raise UserError(f"latency table {path}: {reason}; 'proard profile' makes one") from error

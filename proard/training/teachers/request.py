@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from proard.common.paths import path_of
 from proard.config import TeacherConfig
 from proard.export.named import student_folder
 
@@ -34,4 +35,4 @@ class Request:
     @property
     def path(self) -> Path:
         """The source as a path; that of a student on a hub, where its files are."""
-        return student_folder(Path(str(self.config.source)).expanduser())
+        return student_folder(path_of(str(self.config.source)))

@@ -17,13 +17,14 @@ from pathlib import Path
 from torch import nn
 
 from proard.common.errors import UserError, reason
+from proard.common.paths import path_of
 from proard.supernet.families.timm import import_timm
 from proard.training.teachers.request import Request
 from proard.training.weights import only_weights
 
 DATA = ("cifar10", "cifar100", "imagenet")
 THREATS = {"linf": "Linf", "l2": "L2"}
-FOLDER = Path("~/.cache/proard/robustbench")
+FOLDER = "~/.cache/proard/robustbench"
 
 
 def _name(request: Request) -> tuple[str, str, str]:
@@ -43,10 +44,10 @@ def file_of(request: Request) -> Path | None:
         UserError: it is not there, and was not asked to be downloaded.
     """
     data, threat, name = _name(request)
-    given = None if request.config.file is None else request.config.file.expanduser()
+    given = None if request.config.file is None else path_of(request.config.file)
     if given is not None and given.is_file():
         return given
-    path = (given or FOLDER.expanduser()) / data / threat / f"{name}.pt"
+    path = (given or path_of(FOLDER)) / data / threat / f"{name}.pt"
     ensemble = path.with_name(f"{name}.pt_m0.pt").is_file()
     if not path.is_file() and not ensemble and not request.config.pretrained:
         raise UserError(f"no file {path}; give its weights with teacher.file, or pretrained: true to download them")
@@ -65,7 +66,7 @@ def load(request: Request, file: Path | None) -> nn.Module:
     if not request.config.pretrained and import_timm().is_model(registered):
         raise UserError("RobustBench always fetches its weights; set teacher.pretrained: true")
     with tempfile.TemporaryDirectory() as temporary, only_weights():
-        folder = (request.config.file or FOLDER).expanduser()
+        folder = path_of(request.config.file or FOLDER)
         if file is not None and folder == file:  # one file, put where RobustBench looks for it
             folder = Path(temporary)
             place = folder / data / threat / f"{name}.pt"

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from proard.common.errors import UserError, reason
+from proard.common.paths import path_of
 from proard.export.student_directory import WEIGHTS, load_student
 from proard.supernet import families
 from proard.supernet.calibration import add_running_statistics
@@ -39,7 +40,7 @@ def file_of(request: Request) -> Path | None:
                 ".pt, .pth, .safetensors), timm:NAME, or robustbench:NAME"
             )
         return request.path / WEIGHTS
-    path = request.path if kind in ("program", "weights") else file.expanduser() if file is not None else None
+    path = request.path if kind in ("program", "weights") else path_of(file) if file is not None else None
     if path is not None and not path.is_file():
         raise UserError(f"no file {path}")
     return path
