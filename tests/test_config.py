@@ -436,3 +436,22 @@ def test_a_run_cannot_be_scaled_by_nonsense(file: Path, factor: float) -> None:
 def test_a_configuration_cannot_be_changed(file: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_config(file).seed = 4
+
+
+@pytest.mark.parametrize("number", ["010", "08", "-007", "00.5", "01e3", "1:30", "1_0:30", "1:30.5"])
+def test_a_number_that_yaml_reads_otherwise_than_people(tmp_path: Path, number: str) -> None:
+    (tmp_path / "c.yaml").write_text(f"data: {{name: digits}}\nthreat:\n  eps: {number}\n")
+    with pytest.raises(UserError, match=r"c.yaml:3: threat.eps: .*decimal") as raised:
+        load_config(tmp_path / "c.yaml")
+    assert number in str(raised.value)
+    for key, value in (("seed", number), ("supernet.widths", f"[16, {number}]"), ("threat", f"{{eps: {number}}}")):
+        with pytest.raises(UserError, match="decimal") as raised:
+            load_config("quickstart.yaml", [f"{key}={value}"])
+        assert f"--set {key}=" in str(raised.value)
+
+
+def test_numbers_that_mean_one_thing() -> None:
+    for text, value in (("0", 0), ("10", 10), ("1_000", 1000), ("0x10", 16), ("'010'", 10)):
+        assert load_config("quickstart.yaml", [f"seed={text}"]).seed == value
+    for text, value in (("0.5", 0.5), ("8/255", 8 / 255), ("1e-3", 1e-3), (".5", 0.5)):
+        assert load_config("quickstart.yaml", [f"threat.eps={text}"]).threat.eps == value

@@ -5,6 +5,7 @@ An unknown key is an error that names the key, the file and line, and the neares
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from copy import copy
 from pathlib import Path
@@ -19,6 +20,9 @@ from proard.common.registry import is_model
 from proard.config.schema import Config
 
 Path_ = tuple[str | int, ...]
+AMBIGUOUS = re.compile(
+    r"[-+]?(0[\d_]+(\.[\d_]*)?([eE][-+]?\d+)?|\d[\d_]*(:[0-5]?\d)+(\.\d*)?)"
+)  # to YAML 1.1, and to people
 PLAIN_MESSAGES = {  # of pydantic, which speaks of Python types
     "model_type": "should be a section of keys and values",
     "tuple_type": "should be a list",
@@ -68,13 +72,17 @@ def load_config(name: str | Path, overrides: Iterable[str] = ()) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
         values = yaml.safe_load(text)
-        places = _places(yaml.compose(text, Loader=yaml.SafeLoader), path)
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        places = _places(tree, path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"config {path}: cannot be read ({error})") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise UserError(f"config {path}: not valid YAML ({' '.join(str(error).split())})") from error
     except RecursionError:
         raise UserError(f"config {path}: not a configuration (nested too deeply, or an alias of itself)") from None
+    if doubt := _doubt(tree):
+        place, problem = doubt
+        raise UserError(f"{places.get(place, path)}: {'.'.join(map(str, place))}: {problem}")
     if not isinstance(values, dict):
         raise UserError(f"config {path}: expected keys and values, such as 'data:' and 'phases:'")
     for override in overrides:
@@ -109,6 +117,23 @@ def _places(node: yaml.Node | None, path: Path, at: Path_ = ()) -> dict[Path_, s
     return places
 
 
+def _doubt(node: yaml.Node | None, at: Path_ = ()) -> tuple[Path_, str] | None:
+    """Where the first number is that YAML 1.1 and people read differently, and what is wrong with it."""
+    if isinstance(node, yaml.MappingNode):
+        found = (_doubt(value, (*at, str(key.value))) for key, value in node.value)
+    elif isinstance(node, yaml.SequenceNode):
+        found = (_doubt(value, (*at, index)) for index, value in enumerate(node.value))
+    elif not isinstance(node, yaml.ScalarNode) or node.style in ("'", '"') or not AMBIGUOUS.fullmatch(node.value):
+        return None
+    else:
+        base = "'010' is 8" if ":" not in node.value else "'1:30' is 90"
+        return (
+            at,
+            f"{node.value} is not what it looks like: to YAML, {base}; write a plain decimal number, or quotes around a text",
+        )
+    return next(filter(None, found), None)
+
+
 def _apply_override(values: dict[str, Any], override: str) -> Path_:
     """Set one ``a.b.0.c=value`` in place, and say which place; sections that the file leaves out are made."""
     key, equals, text = override.partition("=")
@@ -116,9 +141,11 @@ def _apply_override(values: dict[str, Any], override: str) -> Path_:
     if not equals or not all(parts):
         raise UserError(f"--set {override}: expected KEY=VALUE, such as phases.1.epochs=2")
     try:
-        value = yaml.safe_load(text)
+        value, doubt = yaml.safe_load(text), _doubt(yaml.compose(text, Loader=yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"--set {override}: '{text}' is not a valid YAML value") from None
+    if doubt:
+        raise UserError(f"--set {override}: {doubt[1]}")
     at: Any = values
     place: Path_ = ()
     for depth, part in enumerate(parts):
