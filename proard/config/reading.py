@@ -127,10 +127,8 @@ def _doubt(node: yaml.Node | None, at: Path_ = ()) -> tuple[Path_, str] | None:
         return None
     else:
         base = "'010' is 8" if ":" not in node.value else "'1:30' is 90"
-        return (
-            at,
-            f"{node.value} is not what it looks like: to YAML, {base}; write a plain decimal number, or quotes around a text",
-        )
+        right = "write a plain decimal number, or quotes around a text"
+        return at, f"{node.value} is not what it looks like: to YAML, {base}; {right}"
     return next(filter(None, found), None)
 
 
