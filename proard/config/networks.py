@@ -45,7 +45,7 @@ class TeacherConfig(Section):
     )
     source: str | None = Field(
         None,
-        description="A student directory, hub:OWNER/NAME, a file (.pt2, .pt, .pth, .safetensors), "
+        description="A student directory, zoo:SET/STUDENT, hub:OWNER/NAME, a file (.pt2, .pt, .pth, .safetensors), "
         "timm:NAME, or robustbench:NAME "
         "(robustbench:DATASET/THREAT/NAME where they are not those of the run).",
     )
@@ -76,7 +76,7 @@ class TeacherConfig(Section):
         """What the source is, told by its name alone."""
         if self.source is None:
             return "own"
-        if self.source.startswith("hub:"):
+        if self.source.startswith(("hub:", "zoo:")):
             return "directory"
         if self.source.startswith("timm:"):
             return "timm"
