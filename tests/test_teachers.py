@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import io
 import os
@@ -11,6 +12,7 @@ import signal
 import sys
 import types
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -349,6 +351,49 @@ def test_what_cannot_be_read_is_one_line(model: nn.Module, student: Path, tmp_pa
         damaged.seek(-1, 2)
         damaged.write(b"x")
     assert "is damaged" in refused(str(tmp_path / "damaged"))
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda state: {"model_state_dict": state, "optimizer_state_dict": {"lr": 0.1}, "epoch": 3},
+        lambda state: {"state_dict": {f"net.{n}": t for n, t in state.items()}, "hyper_parameters": {"lr": 0.1}},
+        lambda state: {f"_orig_mod.{n}": t for n, t in state.items()},
+        lambda state: {f"module._orig_mod.{n}": t for n, t in state.items()},
+        lambda state: {"model": {f"_orig_mod.module.{n}": t for n, t in state.items()}},
+        lambda state: {"state_dict": state, "args": argparse.Namespace(lr=0.1, data=Path("x"))},
+        lambda state: OrderedDict(state),
+    ],
+)
+def test_weights_as_trainers_save_them(model: nn.Module, tmp_path: Path, wrapped: Callable[..., Any]) -> None:
+    torch.save(wrapped(model.state_dict()), tmp_path / "weights.pt")
+    teacher = {"source": str(tmp_path / "weights.pt"), "architecture": "test_resnet", "mean": [0], "std": [1]}
+    x = images()
+    torch.testing.assert_close(load(teacher)(x), model(x))
+
+
+def test_what_is_no_weights_is_named(model: nn.Module, tmp_path: Path) -> None:
+    file = tmp_path / "weights.pt"
+    web_page, pointer = b"\n<!DOCTYPE html><html>404", b"version https://git-lfs.github.com/spec/v1\noid sha256:0"
+    for content, words in (
+        (web_page, "is a web page"),
+        (pointer, "a pointer of Git LFS"),
+        (b'{"error": "not found"}', "a text file in JSON"),
+        (b"", "it is empty"),
+        (b"PK\x03\x04 but no more", "or is damaged"),
+    ):
+        for name in ("weights.pt", "weights.pth", "weights.safetensors"):
+            (tmp_path / name).write_bytes(content)
+            message = refused({"source": str(tmp_path / name), "architecture": "test_resnet"})
+            assert words in message or (name.endswith("safetensors") and "damaged" in words)
+            assert "weights_only" not in message
+            assert "\x1b" not in message
+    torch.save(model, file)
+    message = refused({"source": str(file), "architecture": "test_resnet"})
+    assert re.search(r"more than tensors \(an object of timm\S+\)", message)
+    assert "weights_only" not in message
+    torch.save({"epoch": 3, "net": {"inner": 1}}, file)
+    assert "it has 'epoch, net ...'" in refused({"source": str(file), "architecture": "test_resnet"})
 
 
 def test_what_does_not_fit_the_data_is_refused(student: Path, model: nn.Module, tmp_path: Path) -> None:
