@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import yaml
 
 from proard import train
 from proard.common.errors import UserError
+from proard.common.files import RunLock
 from proard.config import load_config, parse_config
 from proard.data import load_data
 from proard.objectives import Batch
@@ -174,6 +176,62 @@ def test_two_processes_cannot_write_one_run(tiny: dict[str, Any], tmp_path: Path
     finally:
         process.kill()
         process.communicate()
+
+
+def test_names_of_runs_that_begin_in_the_same_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda _: "20260101-000000")
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda _: Run.fresh("a/mine.yaml").path, range(40)))
+    assert len(set(runs)) == 40
+    assert all(path.is_dir() and path.name.startswith("mine-20260101-000000") for path in runs)
+
+
+def test_a_job_array(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Trainings that begin in the same second, in one folder."""
+    tiny["phases"] = tiny["phases"][:1]
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(tiny))
+    program = (
+        "import time; time.strftime = lambda *_: '20260101-000000'\n"
+        "from proard.commands.cli import main; main(['train', '--config', 'c.yaml', '--quiet'])"
+    )
+    jobs = [subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE) for _ in range(3)]
+    assert [job.wait() for job in jobs] == [0, 0, 0]
+    assert len(list(tmp_path.glob("runs/*/checkpoint.pt"))) == 3
+    for job in jobs:
+        assert job.stdout is not None
+        job.stdout.close()
+
+
+def test_two_of_one_name(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """The second is refused in one line, and the first is not disturbed, whenever the second begins."""
+    config = parse_config(tiny)
+    run = Run(tmp_path / "run")
+    run.make()
+    with RunLock(run.path):
+        with pytest.raises(UserError, match="in use by"):
+            train(config, run=run.path, quiet=True)
+        assert {path.name for path in run.path.iterdir()} == {".lock"}
+        run.create(config)
+    with pytest.raises(UserError, match="already holds a run"):
+        train(config, run=run.path, quiet=True)
+
+
+def test_what_is_refused_leaves_nothing(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    wrong: tuple[dict[str, Any], ...] = (
+        {"data": {"name": "image_folder", "root": "nowhere", "image_size": 8}},
+        {"teacher": "nowhere"},
+        {"trackers": [{"name": "tensorboard", "folder": 3}]},
+        {"supernet": {"family": "resnet", "widths": []}},
+    )
+    for change in wrong:
+        with pytest.raises(UserError):
+            train({**tiny, **change}, quiet=True)
+        assert not list(tmp_path.iterdir()), change
+    (tmp_path / "runs").touch()
+    with pytest.raises(UserError, match="runs"):
+        train(tiny, quiet=True)
 
 
 def test_resume_refuses_a_changed_configuration(tiny: dict[str, Any], trained_run: Path) -> None:

@@ -59,6 +59,8 @@ def train(
         prepared = _prepared(config, run, overrides, scale_epochs, resume) if rank() == 0 else None
         path, settings = from_first(prepared)  # type: ignore[misc]  # which is not None on the first rank
         directory = Run(path, data_root)
+        if rank() == 0 and run is None and not resume:
+            stack.callback(directory.remove_if_empty)  # where what follows is refused
         meter = EnergyMeter(settings.energy, directory.energy, "train") if rank() == 0 else None
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
@@ -69,8 +71,10 @@ def train(
             trainer = Trainer(settings, data, directory, quiet, fresh=state is None)
         if meter is not None:
             if not resume:
-                directory.create(settings)
+                directory.make()
             stack.enter_context(RunLock(directory.path))
+            if not resume:
+                directory.create(settings)
             stack.enter_context(meter)
         if state is not None:
             trainer.load(state)
@@ -99,22 +103,22 @@ def _prepared(
     resume: bool,
 ) -> tuple[Path, Config]:
     """The run directory and the resolved configuration, with what can be refused before the images are read."""
-    if resume and config is None:
-        directory = Run.find(run)
+    directory = Run.find(run) if resume else Run(run) if run is not None else None
+    if resume and directory is not None and config is None:
         settings = directory.config() if not overrides else load_config(directory.config_file, overrides)
     elif config is None:
         raise UserError("train needs --config NAME|PATH; 'proard configs' lists the packaged ones")
     else:
         settings = _settings(config, overrides)
-        name = config if isinstance(config, str | Path) else "run"
-        directory = Run.find(run) if resume else Run(run) if run is not None else Run.fresh(name)
     if scale_epochs is not None:
         settings = settings.scaled(scale_epochs)
     settings = resolve(settings)
     build_trackers(settings)  # refuses those that are not installed
-    if resume and directory.checkpoint.exists():
+    if directory is None:
+        directory = Run.fresh(config if isinstance(config, str | Path) else "run")
+    elif resume and directory.checkpoint.exists():
         check_unchanged(load_checkpoint(directory.checkpoint), settings, directory.checkpoint)
-    if not resume and directory.config_file.exists():
+    elif not resume and directory.config_file.exists():
         directory.create(settings)  # refuses
     return directory.path, settings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,23 +59,53 @@ class Run:
 
     @classmethod
     def fresh(cls, config_name: str | Path) -> Run:
-        """A name that is not taken: ``runs/<config>-<time>``."""
-        stem = RUNS / f"{Path(config_name).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-        candidates = [stem, *(stem.with_name(f"{stem.name}-{n}") for n in range(2, 1000))]
-        return cls(next(candidate for candidate in candidates if not candidate.exists()))
-
-    def create(self, config: Config) -> None:
-        """Make the directory, with the resolved configuration and the environment.
+        """An empty directory ``runs/<config>-<time>``, which no other process has, whatever begins in the same second.
 
         Raises:
-            UserError: it holds another run already, or cannot be made.
+            UserError: it cannot be made.
         """
-        if self.config_file.exists():
-            raise UserError(f"run {self.path}: already holds a run; continue it with --resume, or choose another --run")
+        stem = RUNS / f"{Path(config_name).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        for path in chain([stem], (stem.with_name(f"{stem.name}-{n}") for n in count(2))):
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                if not path.exists():  # a file stands in its way
+                    raise UserError(f"run {path}: cannot be made ({RUNS} is a file)") from None
+                continue
+            except OSError as error:
+                raise UserError(f"run {path}: cannot be made ({error.strerror or error})") from error
+            break
+        return cls(path)
+
+    def make(self) -> None:
+        """Make the directory, if it is not there.
+
+        Raises:
+            UserError: it cannot be made.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"run {self.path}: is a file; give a directory to --run")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"run {self.path}: cannot be written ({error.strerror or error})") from error
+
+    def remove_if_empty(self) -> None:
+        """Take back a directory that nothing was written into."""
+        with suppress(OSError):
+            self.path.rmdir()
+            self.path.parent.rmdir()
+
+    def create(self, config: Config) -> None:
+        """Write the resolved configuration and the environment; the directory should be locked.
+
+        Raises:
+            UserError: it holds another run already, or cannot be written.
+        """
+        if self.config_file.exists():
+            raise UserError(f"run {self.path}: already holds a run; continue it with --resume, or choose another --run")
+        self.make()
+        try:
             atomic_write(self.config_file, config.to_yaml())
             write_json(self.environment, environment(config.seed))
         except OSError as error:
