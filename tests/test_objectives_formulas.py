@@ -141,6 +141,17 @@ def rslad(g: Given) -> torch.Tensor:
     return 5 / 6 * kl(target, g.s(g.target_attack(target))) + 1 / 6 * kl(target, g.s(g.x))
 
 
+def rslad_with_labels(g: Given, w: float) -> torch.Tensor:
+    """The target is a mixture of the teacher's answer and the label; its own entropy is no part of the loss."""
+    soft = g.t(g.x).detach().softmax(1)
+    mixture = (1 - w) * soft + w * nn.functional.one_hot(g.y, 5).to(soft)
+
+    def distance(logits: torch.Tensor) -> torch.Tensor:
+        return -(mixture * logits.log_softmax(1)).sum(1).mean() + (1 - w) * (soft * soft.log()).sum(1).mean()
+
+    return 5 / 6 * distance(g.s(g.attacked(lambda x: distance(g.s(x))))) + 1 / 6 * distance(g.s(g.x))
+
+
 def iad(g: Given, x: torch.Tensor, target: torch.Tensor, a: float = 1, t: float = 1, **other: float) -> torch.Tensor:
     trust = g.true(g.t(x).softmax(1)).detach() ** other.get("beta", 0.1)
     guidance = t**2 * divergences(target.detach(), g.s(x), t) * (trust if "weighed" in other else 1)
@@ -178,6 +189,11 @@ CASES: dict[str, tuple[Objective, Callable[[Given], torch.Tensor]]] = {
     "hat": (HAT(ATTACK), hat),
     "kd": (KD(), kd),
     "rslad": (RSLAD(ATTACK), rslad),
+    "rslad, part label": (RSLAD(ATTACK, label_weight=0.3), lambda g: rslad_with_labels(g, 0.3)),
+    "rslad, all label": (
+        RSLAD(ATTACK, adversarial_weight=1.0, label_weight=1.0),
+        lambda g: g.ce(g.s(g.label_attack())),
+    ),
     "ard": (ARD(ATTACK), ard),
     "ard, mixed": (ARD(ATTACK, 0.7, temperature=5, scale=0.2), lambda g: ard(g, 0.7, 5, 0.2)),
     "iad": (IAD(ATTACK), lambda g: iad(g, g.label_attack(), g.t(g.x))),
