@@ -113,6 +113,56 @@ def test_subfolders_and_hidden_files(root: Path, capsys: pytest.CaptureFixture[s
     assert "\n" not in notice
 
 
+def test_whatever_is_no_training_image_is_said(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cat = root / "train" / "cat"
+    load_data(config(root))
+    assert capsys.readouterr().err == ""
+    noise(9, 9, "RGB").save(root / "train" / "alone.png")
+    for number in range(3):
+        (cat / f".hidden{number}.png").touch()
+    (cat / "gone.png").symlink_to(root / "nowhere.png")
+    (cat / "circle").symlink_to(root / "train" / "cat", target_is_directory=True)
+    (cat / "notes.txt").touch()
+    before = len(load_data(config(root)).train)
+    (line,) = capsys.readouterr().err.splitlines()
+    for words in (
+        "1 in no class folder, such as alone.png",
+        "3 hidden, such as cat/.hidden0.png",
+        "1 a link to nothing, such as cat/gone.png",
+        "1 a link to a folder that it is in, such as cat/circle",
+        "1 not named like an image, such as cat/notes.txt",
+    ):
+        assert words in line
+    outside = root.parent / "elsewhere"
+    outside.mkdir()
+    for number in range(6):
+        noise(9, 9, "RGB").save(outside / f"{number}.png")
+    (cat / "more").symlink_to(outside, target_is_directory=True)
+    (cat / "again").symlink_to(outside, target_is_directory=True)  # twice on purpose, or not: both count
+    splits = load_data(config(root))
+    assert len(splits.train) + len(splits.validation) == 20 + 12
+    assert before == 16
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_as_its_camera_was(tmp_path: Path, orientation: int) -> None:
+    upright = np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5
+    stored = {  # what a camera that was held so writes, for the same scene (EXIF 2.3, tag 274)
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(decode_image(tmp_path / "a.png", 4).transpose(1, 2, 0), upright)
+
+
 def test_an_image_of_the_right_size_is_not_resampled(tmp_path: Path) -> None:
     image = noise(SIZE, SIZE, "RGB")
     image.save(tmp_path / "a.png")

@@ -144,7 +144,7 @@ class PhaseConfig(Section):
     )
 
 
-DISTILLATION = Component(name="rslad", adversarial_weight=1.0)  # what pays: docs/results/samplers.md
+DISTILLATION = Component(name="rslad", adversarial_weight=1.0, label_weight=0.5)  # what pays: docs/results/samplers.md
 DEFAULT_PHASES = (
     PhaseConfig(name="teacher", epochs=30, learning_rate=0.1, objective=Component(name="trades")),
     PhaseConfig(
@@ -153,7 +153,7 @@ DEFAULT_PHASES = (
         learning_rate=0.1,
         elastic=("all",),
         objective=DISTILLATION,
-        attack=AttackConfig(steps=2),
+        attack=AttackConfig(name="nfgsm"),
     ),
 )
 

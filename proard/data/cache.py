@@ -21,7 +21,7 @@ from proard.common.errors import reason
 from proard.common.files import atomic_path
 from proard.common.paths import user_cache
 
-VERSION = "1"  # raise it when decoding changes
+VERSION = "2"  # raise it when decoding changes
 Tensors = dict[str, Tensor]
 
 

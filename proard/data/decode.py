@@ -9,18 +9,20 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from proard.common.errors import UserError, reason
 from proard.common.progress import Progress
 
 Bytes = NDArray[np.uint8]
+ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 
 
 def decode_image(path: Path, size: int) -> Bytes:
     """Read one image as RGB, scale its shorter side to ``size`` and keep the centre square.
 
-    An image that needs no scaling is not resampled. Transparency is dropped; 16-bit grey keeps its upper 8 bits.
+    It is turned as its EXIF data say. An image that needs no scaling is not resampled. Transparency is dropped; 16-bit
+    grey keeps its upper 8 bits.
 
     Returns:
         uint8 (3, size, size).
@@ -30,7 +32,8 @@ def decode_image(path: Path, size: int) -> Bytes:
     """
     try:
         with Image.open(path) as opened:
-            image = _to_rgb(opened)
+            turned = opened.getexif().get(ORIENTATION, 1) != 1
+            image = _to_rgb(ImageOps.exif_transpose(opened) if turned else opened)
     except Exception as error:  # Pillow's decoders raise many types on broken files: SyntaxError, struct.error, ...
         raise UserError(f"image {path}: cannot be read ({reason(error)}); replace or remove the file") from error
     side = min(image.size)

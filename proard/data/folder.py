@@ -79,36 +79,58 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def _list_images(folder: Path, classes: list[str]) -> tuple[list[str], list[int]]:
-    """Names relative to ``folder``, sorted, and labels of all images; a class that has no folder here has none."""
+    """Names relative to ``folder``, sorted, and labels of all images; a class that has no folder here has none.
+
+    What else lies there is said, with the reason.
+    """
     Image.init()
     extensions = {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     files: list[str] = []
     labels: list[int] = []
-    others: list[str] = []
+    left_out: dict[str, list[str]] = {}  # by reason
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if not entry.is_dir() or entry.name.startswith("."):
+            left_out.setdefault("in no class folder", []).append(entry.name)
     for label, name in enumerate(classes):
         if not (folder / name).is_dir():
             continue
         before = len(files)
-        for file in _walk(folder / name):
-            if os.path.splitext(file)[1].lower() in extensions:
-                files.append(f"{name}/{file}")
-                labels.append(label)
-            else:
-                others.append(f"{name}/{file}")
+        for file, problem in _walk(folder / name):
+            if problem is None and os.path.splitext(file)[1].lower() not in extensions:
+                problem = "not named like an image"
+            if problem is not None:
+                left_out.setdefault(problem, []).append(f"{name}/{file}")
+                continue
+            files.append(f"{name}/{file}")
+            labels.append(label)
         if len(files) == before:
             raise UserError(f"data {folder / name}: has no images; put some there, or remove the folder")
-    if others:
-        print(
-            f"data {folder}: {len(others)} files left out whose names do not end like an image's, such as {others[0]}",
-            file=sys.stderr,
-        )
+    if left_out:
+        reasons = (f"{len(names)} {reason}, such as {names[0]}" for reason, names in left_out.items())
+        print(f"data {folder}: left out {'; '.join(reasons)}", file=sys.stderr)
     return files, labels
 
 
-def _walk(folder: Path) -> list[str]:
-    """All files below, hidden ones aside, relative to ``folder``, sorted."""
-    found = []
-    for at, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.relpath(os.path.join(at, name), folder) for name in files if not name.startswith(".")]
+def _walk(folder: Path) -> list[tuple[str, str | None]]:
+    """All files below, relative to ``folder``, sorted, and what is wrong with a file or a whole folder, if anything.
+
+    Links are followed, but no folder is read twice on the way down to it.
+    """
+    found: list[tuple[str, str | None]] = []
+
+    def walk(at: Path, above: frozenset[str]) -> None:
+        real = os.path.realpath(at)
+        if real in above:
+            found.append((os.path.relpath(at, folder), "a link to a folder that it is in"))
+            return
+        for entry in os.scandir(at):
+            name = os.path.relpath(entry.path, folder)
+            if entry.name.startswith("."):
+                found.append((name, "hidden"))
+            elif entry.is_dir():
+                walk(Path(entry.path), above | {real})
+            else:
+                found.append((name, None if os.path.exists(entry.path) else "a link to nothing"))
+
+    walk(folder, frozenset())
     return sorted(found)
