@@ -452,5 +452,14 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(path, {"value": 2})
     monkeypatch.undo()
+    (tmp_path / "to-full").symlink_to("/dev/full")
+    if Path("/dev/full").exists():  # PyTorch's own words for a full disk
+        save = torch.save
+        monkeypatch.setattr(torch, "save", lambda value, _: save(value, tmp_path / "to-full"))
+        with pytest.raises(OSError, match="disk may be full") as raised:
+            save_checkpoint(path, {"value": torch.zeros(10**6)})
+        monkeypatch.undo()
+        assert raised.value.filename == str(path)
+    (tmp_path / "to-full").unlink()
     assert load_checkpoint(path)["value"] == 1
     assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pt", "checkpoint.pt.sha256"]

@@ -6,6 +6,7 @@ flushed to the disk, and renamed. Temporary names start with ``.tmp-``.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from proard.common.errors import UserError, reason
+
+WRITERS = (
+    "PytorchStreamWriter",
+    "inline_container.cc",
+    "iostream error",
+    "StorageFull",
+    "No space left",
+)  # in errors of those that write files for us
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Atomic writes
@@ -40,9 +49,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         _flush_to_disk(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise
+        raise _as_disk_error(error, path) from error
     _flush_to_disk(path.parent)
 
 
@@ -98,11 +107,18 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
             if aside.exists():
                 os.replace(aside, path)
             raise
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        raise _as_disk_error(error, path) from error
     _flush_to_disk(path.parent)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _as_disk_error(error: BaseException, path: Path) -> BaseException:
+    """What PyTorch and safetensors say in ways of their own when they cannot write, as an OSError of the path."""
+    if isinstance(error, OSError) or not any(words in str(error) for words in WRITERS):
+        return error
+    return OSError(errno.ENOSPC, "cannot be written, the disk may be full; what was there before is kept", str(path))
 
 
 def append_line(path: str | Path, text: str) -> None:
