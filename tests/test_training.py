@@ -463,3 +463,23 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     (tmp_path / "to-full").unlink()
     assert load_checkpoint(path)["value"] == 1
     assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pt", "checkpoint.pt.sha256"]
+
+
+def test_batches_that_batch_norm_cannot_use(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny |= {"batch_size": 1, "phases": tiny["phases"][:1]}
+    with pytest.raises(UserError, match=r"batch_size: 1.*2 images or more") as raised:
+        train(tiny, run=tmp_path / "run", quiet=True)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+    assert train({**tiny, "batch_size": 2}, run=tmp_path / "two", quiet=True)
+    tiny |= {
+        "supernet": {
+            "family": "vit",
+            "width_choices": [32],
+            "depth_choices": [1],
+            "heads_choices": [1],
+            "stem": "patch",
+        },
+        "data": {"name": "digits", "limit": 20},
+    }
+    assert train(tiny, run=tmp_path / "vit", quiet=True)  # which has none

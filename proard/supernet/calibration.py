@@ -21,6 +21,11 @@ def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
     return [module for module in network.modules() if isinstance(module, _BatchNorm)]
 
 
+def has_batch_norm(network: nn.Module) -> bool:
+    """Whether it normalises by statistics of a batch, which one image alone has none of."""
+    return bool(_batch_norms(network))
+
+
 def add_running_statistics(network: nn.Module) -> None:
     """Give every batch norm fresh running statistics (mean 0, variance 1, no batch seen)."""
     for norm in _batch_norms(network):

@@ -31,6 +31,7 @@ from proard.runs.resolve import resolve
 from proard.runs.run import Run
 from proard.samplers import Sampler
 from proard.supernet import Architecture
+from proard.supernet.calibration import has_batch_norm
 from proard.training.compute import SECONDS, ComputeMeter, measured_multiply_adds
 from proard.training.initial_weights import load_initial_weights, load_run_weights
 from proard.training.interruption import Interrupted, SignalWatch
@@ -78,6 +79,10 @@ class Trainer:
             raise UserError(
                 f"batch_size: {self.batch_size} images for {world_size()} processes; raise it, or take fewer"
             )
+        smallest = self.supernet.student(self.supernet.space.smallest())
+        if self.batch_size // world_size() < 2 and has_batch_norm(smallest):
+            each = "" if world_size() == 1 else f" for {world_size()} processes, which is one image each"
+            raise UserError(f"batch_size: {self.batch_size}{each}; batch norm needs 2 images or more")
         if fresh:
             load_initial_weights(config, self.supernet, data)
             load_run_weights(config, self.supernet, data)
