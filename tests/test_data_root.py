@@ -63,7 +63,7 @@ def test_every_command_finds_images_that_have_moved(moved: Path, capsys: Capture
         assert command(*arguments, *at, "--data-root", "elsewhere", "--quiet") == 0, arguments
     assert Path("run/config.yaml").read_bytes() == before
     for config in Path("run").glob("*/*/config.yaml"):  # of the baseline and the finetuned student
-        assert yaml.safe_load(config.read_text())["data"]["root"] == "images"
+        assert yaml.safe_load(config.read_text())["data"]["root"] == str(moved / "images")
 
 
 def test_a_run_says_nothing_of_where_its_images_were_for_once(moved: Path) -> None:
@@ -71,5 +71,35 @@ def test_a_run_says_nothing_of_where_its_images_were_for_once(moved: Path) -> No
     assert command("train", "--config", "tiny.yaml", *options) == 2
     assert not Path("new").exists()
     assert command("train", "--config", "tiny.yaml", *options, "--data-root", "elsewhere") == 0
-    assert yaml.safe_load(Path("new/config.yaml").read_text())["data"]["root"] == "images"
+    assert yaml.safe_load(Path("new/config.yaml").read_text())["data"]["root"] == str(moved / "images")
     assert command("profile", "--run", "new", "--data-root", "elsewhere", "--quiet") == 0
+
+
+def test_a_relative_root_means_the_same_from_any_folder(
+    moved: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("elsewhere").rename("images")
+    monkeypatch.chdir(tmp_path_factory.mktemp("other"))
+    run = str(moved / "run")
+    assert command("extract", "--flops", "1G", "--run", run, "--quiet") == 0
+    assert command("evaluate", run, "--quiet") == 0
+    assert command("train", "--resume", "--run", run, "--quiet") == 0
+
+
+def test_resuming_depends_on_the_images_and_not_on_their_place(moved: Path, capsys: Capture) -> None:
+    def resume(*more: str) -> int:
+        return command("train", "--resume", "--run", "run", "--quiet", *more)
+
+    assert resume("--set", "data.root=elsewhere", "--set", "data.workers=0", "--set", "data.memory_limit=1e6") == 0
+    assert resume("--set", "data.root=elsewhere", "--set", "data.memory_limit=10") == 0  # streamed from now on
+    capsys.readouterr()
+    file = Path("elsewhere/train/dark/3.png")
+    before = file.read_bytes()
+    file.unlink()
+    assert resume("--data-root", "elsewhere") == 2
+    assert "the images have changed" in capsys.readouterr().err
+    file.write_bytes(before)
+    assert resume("--data-root", "elsewhere") == 0
+    Path("elsewhere/train/dark").rename("elsewhere/train/black")
+    Path("elsewhere/test/dark").rename("elsewhere/test/black")
+    assert resume("--data-root", "elsewhere") == 2

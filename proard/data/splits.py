@@ -6,6 +6,7 @@ split is the set's own, complete.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from proard.data.sets import data_sets
 from proard.data.stratify import Integers, class_quotas, draw_per_class, stratified_sample
 
 SMALLEST_STD = 1e-3  # of a channel that hardly varies: normalisation divides by it
+COMPARED = 32  # images of each split that a fingerprint looks at
 STREAMED_SAMPLE = 4096  # images from which a streamed set's mean and std are measured
 
 
@@ -50,6 +52,16 @@ class DataSplits:
     def num_classes(self) -> int:
         """How many labels there are."""
         return len(self.class_names)
+
+    def fingerprint(self) -> str:
+        """A digest of classes, labels and some of the pixels: what the images are, wherever they lie."""
+        digest = hashlib.sha256(repr((self.class_names, self.input_shape)).encode())
+        for images in (self.train, self.validation, self.test):
+            digest.update(images.labels.numpy().tobytes())
+            some = torch.arange(0, len(images), max(1, len(images) // COMPARED))
+            for batch, _ in images.batches([some], "cpu"):
+                digest.update((255 * batch).round().byte().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def load_data(config: DataConfig, imports: Iterable[str] = ()) -> DataSplits:

@@ -13,6 +13,7 @@ from proard.config import Config, parse_config
 
 FORMAT = 2
 # Keys that may change between a run and its continuation: they say how it is computed, not what.
+FREE_IN_DATA = {"root", "download", "workers", "memory_limit"}  # what the images are is compared by `check_same_data`
 FREE_KEYS = {"checkpoint_minutes", "device", "energy", "evaluation", "search", "threads", "trackers"}
 
 
@@ -50,8 +51,22 @@ def changed_keys(before: Config, after: Config) -> list[str]:
             return [name for i, pair in enumerate(zip(a, b, strict=True)) for name in differences(*pair, f"{at}.{i}")]
         return [] if a == b else [at]
 
-    old, new = (config.model_dump(mode="json", exclude=FREE_KEYS) for config in (before, after))
+    free: Any = {**dict.fromkeys(FREE_KEYS, True), "data": FREE_IN_DATA}
+    old, new = (config.model_dump(mode="json", exclude=free) for config in (before, after))
     return differences(old, new, "")
+
+
+def check_same_data(state: dict[str, Any], fingerprint: str) -> None:
+    """Refuse to continue with other images, be they in the same place.
+
+    Raises:
+        UserError: their fingerprints differ.
+    """
+    if state.get("data") not in (None, fingerprint):  # none: of a version that did not ask
+        raise UserError(
+            "--resume: the images have changed since the run began (their classes, labels or pixels); put the old ones "
+            "back (--data-root says where they are), or start a new run"
+        )
 
 
 def check_same_teacher(state: dict[str, Any], source: str, sha256: str | None) -> None:

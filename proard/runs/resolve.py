@@ -26,7 +26,9 @@ def resolve(config: Config) -> Config:
     Raises:
         UserError: a student directory that is not one, or a timm model that does not exist.
     """
-    teacher, student, supernet = config.teacher, config.student, config.supernet
+    teacher, student, supernet, data = config.teacher, config.student, config.supernet, config.data
+    if data.root is not None:
+        data = data.model_copy(update={"root": _absolute(data.root)})
     if teacher.kind in ("directory", "program", "weights"):
         teacher = teacher.model_copy(update={"source": str(_absolute(Path(str(teacher.source))))})
     if teacher.file is not None:
@@ -50,7 +52,7 @@ def resolve(config: Config) -> Config:
         student = student.model_copy(update={"weights": _absolute(student.weights)})
     if config.mode == "student" and student.architecture is None:
         student = student.model_copy(update={"architecture": "largest"})
-    return config.model_copy(update={"teacher": teacher, "student": student, "supernet": supernet})
+    return config.model_copy(update={"data": data, "teacher": teacher, "student": student, "supernet": supernet})
 
 
 def published_options(config: Config, channels: int) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class Training(Protocol):
     """The parts of a training that are saved, and those that say how."""
 
     config: Config
+    fingerprint: str
     run: Run
     device: torch.device
     generator: torch.Generator
@@ -57,6 +58,7 @@ def capture(training: Training) -> dict[str, Any]:
     own_teacher = None if training.teacher in (None, external) else training.teacher
     return {
         "config": training.config.model_dump(mode="json"),
+        "data": training.fingerprint,
         "position": asdict(training.position),
         "supernet": training.supernet.state_dict(),
         "averaged": averaged and averaged.state_dict(),

@@ -26,7 +26,7 @@ from proard.data import DataSplits, augment, epoch_batches
 from proard.evaluation.fast_copy import fast_copy
 from proard.objectives import Batch, Objective
 from proard.runs import components
-from proard.runs.checkpoint import check_same_teacher, save_checkpoint
+from proard.runs.checkpoint import check_same_data, check_same_teacher, save_checkpoint
 from proard.runs.resolve import resolve
 from proard.runs.run import Run
 from proard.samplers import Sampler
@@ -70,7 +70,7 @@ class Trainer:
         self.config, self.run, self.quiet = config, run, quiet
         self.device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, self.device, data.input_shape)
-        self.data = data
+        self.data, self.fingerprint = data, data.fingerprint()
         self.train_images = data.train.to(self.device)
         self.supernet = components.supernet_for(config, data).to(self.device).to(memory_format=torch.channels_last)
         self.phases = build_phases(config, self.supernet.space)
@@ -361,8 +361,9 @@ class Trainer:
         """Continue where `save` was called; another number of processes draws other random numbers from here on.
 
         Raises:
-            UserError: the teacher's file has changed.
+            UserError: the images or the teacher's file have changed.
         """
+        check_same_data(state, self.fingerprint)
         if self.external is not None:
             check_same_teacher(state, self.external.source, self.external.sha256)
         self.position = Position(**state["position"])
