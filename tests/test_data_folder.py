@@ -163,6 +163,33 @@ def test_an_image_is_turned_as_its_camera_was(tmp_path: Path, orientation: int) 
     assert np.array_equal(decode_image(tmp_path / "a.png", 4).transpose(1, 2, 0), upright)
 
 
+@pytest.mark.parametrize("limit", [4e9, 10], ids=["in memory", "streamed"])
+def test_every_broken_image_is_named_at_once(root: Path, limit: float, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = (root / "train" / "cat" / "00.jpg").read_bytes()
+    for number in range(9):
+        (root / "train" / "cat" / f"broken{number}.jpg").write_bytes(whole[: len(whole) // 2])
+    for number in range(3):
+        (root / "test" / "dog" / f"broken{number}.png").write_text("<html>not found</html>")
+    settings = config(root).model_copy(update={"memory_limit": limit})
+    for _ in range(2):  # the second time it is remembered
+        with pytest.raises(UserError, match=r"12 images cannot be read.*and 2 more.*data.skip_broken") as raised:
+            load_data(settings)
+        assert "\n" not in str(raised.value)
+        for name in [f"cat/broken{number}.jpg" for number in range(9)] + ["dog/broken0.png"]:
+            assert name in str(raised.value)
+    for _ in range(2):
+        capsys.readouterr()
+        splits = load_data(settings.model_copy(update={"skip_broken": True}))
+        assert (len(splits.train) + len(splits.validation), len(splits.test)) == (20, 6)
+        (line,) = [text for text in capsys.readouterr().err.splitlines() if "broken" in text]
+        assert "12 images cannot be read" in line
+        assert line.endswith("left out")
+        assert everything(splits.train).shape[0] == 16
+    (root / "train" / "cat" / "broken0.jpg").write_bytes(whole)  # repaired: the files are looked at anew
+    with pytest.raises(UserError, match="11 images cannot be read"):
+        load_data(settings)
+
+
 def test_an_image_of_the_right_size_is_not_resampled(tmp_path: Path) -> None:
     image = noise(SIZE, SIZE, "RGB")
     image.save(tmp_path / "a.png")

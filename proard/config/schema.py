@@ -41,6 +41,7 @@ class DataConfig(Section):
     split_seed: int = Field(0, ge=0, description="Seed of the validation split and of the subset.")
     memory_limit: Positive = Field(4e9, description="Bytes up to which decoded images are held in memory.")
     workers: int = Field(2, ge=0, description="Processes that decode images of a set too large for memory.")
+    skip_broken: bool = Field(False, description="Leave out images that cannot be read, and say which.")
     augmentation: AugmentationConfig = Field(AugmentationConfig(), description="Of training images alone.")
 
     @model_validator(mode="after")

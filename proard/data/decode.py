@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +18,10 @@ Bytes = NDArray[np.uint8]
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 
 
+class UnreadableImage(UserError):
+    """A file that is no image, or a broken one."""
+
+
 def decode_image(path: Path, size: int) -> Bytes:
     """Read one image as RGB, scale its shorter side to ``size`` and keep the centre square.
 
@@ -28,14 +32,14 @@ def decode_image(path: Path, size: int) -> Bytes:
         uint8 (3, size, size).
 
     Raises:
-        UserError: Pillow cannot read the file; names it.
+        UnreadableImage: Pillow cannot read the file; names it.
     """
     try:
         with Image.open(path) as opened:
             turned = opened.getexif().get(ORIENTATION, 1) != 1
             image = _to_rgb(ImageOps.exif_transpose(opened) if turned else opened)
     except Exception as error:  # Pillow's decoders raise many types on broken files: SyntaxError, struct.error, ...
-        raise UserError(f"image {path}: cannot be read ({reason(error)}); replace or remove the file") from error
+        raise UnreadableImage(f"image {path}: cannot be read ({reason(error)}); replace or remove the file") from error
     side = min(image.size)
     left, top = ((length - side) // 2 for length in image.size)
     square = (left, top, left + side, top + side)
@@ -51,24 +55,49 @@ def decode_files(folder: Path, files: Sequence[str], size: int) -> Bytes:
         uint8 (N, 3, size, size), in the order of ``files``.
 
     Raises:
-        UserError: as :func:`decode_image`.
+        UnreadableImage: as :func:`decode_image`.
     """
     pixels = np.empty((len(files), 3, size, size), dtype=np.uint8)
 
-    def decode(indices: range) -> int:
+    def decode(index: int) -> None:
+        pixels[index] = decode_image(folder / files[index], size)
+
+    _for_each(f"reading {folder}", len(files), decode)
+    return pixels
+
+
+def unreadable(folder: Path, files: Sequence[str]) -> dict[int, str]:
+    """Which of many files are no images that can be decoded, and why, with a progress bar likewise."""
+    found: dict[int, str] = {}
+
+    def check(index: int) -> None:
+        try:
+            with Image.open(folder / files[index]) as opened:
+                opened.draft("RGB", (64, 64))  # of a JPEG all is read, and less of it computed
+                _to_rgb(opened)
+        except Exception as error:
+            found[index] = reason(error)
+
+    _for_each(f"checking {folder}", len(files), check)
+    return dict(sorted(found.items()))
+
+
+def _for_each(what: str, count: int, work: Callable[[int], None]) -> None:
+    """Call with every index from 0, by threads: Pillow lets others run while it decodes."""
+
+    def several(indices: range) -> int:
         for index in indices:
-            pixels[index] = decode_image(folder / files[index], size)
+            work(index)
         return len(indices)
 
-    chunks = [range(start, min(start + 64, len(files))) for start in range(0, len(files), 64)]
+    chunks = [range(start, min(start + 64, count)) for start in range(0, count, 64)]
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
-        with Progress(f"reading {folder}", len(files), "images") as progress:
-            for done in pool.map(decode, chunks):
+        with Progress(what, count, "images") as progress:
+            for done in pool.map(several, chunks):
                 progress.advance(done)
     finally:
         pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, do not decode the rest first
-    return pixels
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -13,8 +14,10 @@ from proard.common.errors import UserError
 from proard.common.paths import path_of
 from proard.config import DataConfig
 from proard.data.cache import cached, fingerprint_files
-from proard.data.decode import decode_files
+from proard.data.decode import UnreadableImage, decode_files, unreadable
 from proard.data.images import ImageSet, StreamedImageSet
+
+NAMED = 10  # broken images that a message names
 
 
 def load_image_folder(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
@@ -47,28 +50,59 @@ def load_image_folder(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str
             f"data {test}: has class folders that {train} lacks: {', '.join(unknown)}; rename or remove them "
             f"(training classes: {', '.join(classes)})"
         )
-    listings = [_list_images(train, classes), _list_images(test, classes)]
-    decoded_bytes = sum(len(files) for files, _ in listings) * 3 * size * size
+    listings = {folder: _list_images(folder, classes) for folder in (train, test)}
+    streamed = sum(len(files) for files, _ in listings.values()) * 3 * size * size > config.memory_limit
 
-    def read(folder: Path, files: list[str], labels: list[int]) -> ImageSet:
-        if decoded_bytes > config.memory_limit:
-            return StreamedImageSet(folder, files, torch.tensor(labels), size, config.workers)
-        return _decoded(root, folder, files, labels, classes, size)
+    def read() -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
+        sets = [
+            StreamedImageSet(folder, files, torch.tensor(labels), size, config.workers)
+            if streamed
+            else _decoded(root, folder, files, labels, classes, size)
+            for folder, (files, labels) in listings.items()
+        ]
+        return sets[0], sets[1], tuple(classes)
 
-    return read(train, *listings[0]), read(test, *listings[1]), tuple(classes)
+    if not streamed and not config.skip_broken:
+        with suppress(UnreadableImage):  # all such images are named below
+            return read()
+    broken = {folder: _broken(root, folder, files) for folder, (files, _) in listings.items()}
+    if found := [f"{folder / file} ({problem})" for folder in broken for file, problem in broken[folder].items()]:
+        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        line = f"data {root}: {len(found)} images cannot be read: {', '.join(found[:NAMED])}{more}"
+        if not config.skip_broken:
+            raise UserError(f"{line}; replace or remove them, or leave them out with data.skip_broken: true")
+        print(f"{line}; left out", file=sys.stderr)
+    for folder, (files, labels) in listings.items():
+        kept = [(file, label) for file, label in zip(files, labels, strict=True) if file not in broken[folder]]
+        listings[folder] = [file for file, _ in kept], [label for _, label in kept]
+    return read()
+
+
+def _broken(root: Path, folder: Path, files: list[str]) -> dict[str, str]:
+    """Files that cannot be read, and why; looked for once, and remembered as long as the files are the same."""
+
+    def build() -> dict[str, torch.Tensor]:
+        return {"broken": torch.tensor(sorted(unreadable(folder, files)), dtype=torch.int64)}
+
+    places = cached(root, f"{folder.name}-broken.safetensors", fingerprint_files(folder, files, more=[]), build)
+    few = [files[index] for index in places["broken"].tolist()]
+    return {few[index]: problem for index, problem in unreadable(folder, few).items()}
 
 
 def _decoded(root: Path, folder: Path, files: list[str], labels: list[int], classes: list[str], size: int) -> ImageSet:
     def build() -> dict[str, torch.Tensor]:
         return {"images": torch.from_numpy(decode_files(folder, files, size)), "labels": torch.tensor(labels)}
 
-    if (
-        Path(__file__).parent.parent in root.resolve().parents
-    ):  # they come with the package, few and not to be written by
+    if _packaged(root):
         return ImageSet(**build())
     # The class names are part of the fingerprint because a label is a class's place among them.
     fingerprint = fingerprint_files(folder, files, more=[str(size), *classes])
     return ImageSet(**cached(root, f"{folder.name}-{size}.safetensors", fingerprint, build))
+
+
+def _packaged(root: Path) -> bool:
+    """Whether a folder is part of the package: then it is small, and nothing is written there."""
+    return Path(__file__).parent.parent in root.resolve().parents
 
 
 def _class_folders(folder: Path) -> list[str]:
