@@ -509,7 +509,7 @@ def test_a_changed_teacher_is_refused(
     file = tmp_path / "teacher.pt"
     torch.save(model.state_dict(), file)
     tiny["phases"] = [tiny["phases"][1]]
-    tiny["teacher"] = {"source": str(file), "architecture": "test_resnet"}
+    tiny["teacher"] = {"source": str(file), "architecture": "test_resnet", "trust": True}
     stop_after(monkeypatch, 3)
     with pytest.raises(Interrupted):
         train(tiny, run=tmp_path / "run", quiet=True)
@@ -593,7 +593,7 @@ def test_a_phase_can_freeze_its_teacher_anew(tiny: dict[str, Any], tmp_path: Pat
         ({"teacher": "timm:"}, "a name is missing"),
         ({"teacher": {"image_size": 8}}, "image_size does not go with the largest student"),
         ({"teacher": {"source": "folder", "mean": [0.5], "std": [1]}}, "mean does not go with a student directory"),
-        ({"teacher": {"source": "robustbench:A", "architecture": "b"}}, "it takes pretrained, file"),
+        ({"teacher": {"source": "robustbench:A", "architecture": "b"}}, "it takes trust, pretrained, file"),
         ({"teacher": {"source": "a.pt", "architecture": "b", "std": [1]}}, "mean and std go together"),
         ({"teacher": {"source": "a.pt", "architecture": "b", "sha256": "123"}}, "teacher.sha256"),
         ({"teacher": {"sorce": "a"}}, "did you mean 'source'?"),
@@ -643,6 +643,64 @@ def test_a_batch_teacher_answers_from_memory() -> None:
     assert len(calls) == 2
 
 
+def test_a_teacher_is_measured_before_it_teaches(
+    tiny: dict[str, Any], model: nn.Module, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One whose classes are in another order, or who expects other pixel values, is refused before anything is made."""
+
+    class Teacher(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 16, 3, padding=1)
+            self.head = nn.Linear(16 * 64, 10)
+            self.order = nn.Parameter(torch.eye(10))
+            self.register_buffer("mean", torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.conv(x - self.mean).relu().flatten(1)) @ self.order
+
+    digits = load_data(parse_config({"data": {"name": "digits"}}).data)
+    x, y = next(digits.train.batches([torch.arange(len(digits.train))], "cpu"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Teacher()
+        optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+        for _ in range(30):
+            optimizer.zero_grad()
+            functional.cross_entropy(network(x), y).backward()
+            optimizer.step()
+    files = {}
+    for name in ("good", "shifted", "other pixels", "nearly"):
+        if name == "shifted":
+            network.order.data = network.order.data.roll(1, 1)
+        if name == "other pixels":
+            network.order.data = network.order.data.roll(-1, 1)
+            network.mean.fill_(-300.0)
+        program = torch.export.export(network.eval(), (x[:2],), dynamic_shapes=({0: torch.export.Dim("n")},))
+        files[name] = tmp_path / f"{name}.pt2"
+        torch.export.save(program, files[name])
+    tiny["phases"] = [tiny["phases"][1]]
+    for name in ("shifted", "other pixels"):
+        teacher = {"source": str(files[name]), "trusted": True}
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump({**tiny, "teacher": teacher}))
+        with pytest.raises(SystemExit) as left:
+            main(["train", "--config", str(tmp_path / "c.yaml"), "--run", str(tmp_path / name)])
+        assert left.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.search(r"right on [\d.]+ % of 20 validation images, hardly more than by guessing \(10 %\)", line)
+        assert "order" in line
+        assert "teacher.mean" in line
+        assert "teacher.trust: true" in line
+        assert not (tmp_path / name).exists()
+    train({**tiny, "teacher": {**teacher, "trust": True}}, run=tmp_path / "trusted", quiet=True)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**tiny, "teacher": {**teacher, "source": str(files["good"])}}))
+    with pytest.raises(SystemExit) as left:
+        main(["train", "--config", str(tmp_path / "c.yaml"), "--run", str(tmp_path / "good")])
+    assert left.value.code == 0
+    said = "".join(capsys.readouterr().out.split())
+    assert re.search(r"teacher:.*good.pt2;\d+\.\d%,[\d.]+%underpgd2,on20validationimages", said)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The guide
 
@@ -669,6 +727,9 @@ def guide_folder(student: Path, model: nn.Module, bench: FakeBench, tmp_path: Pa
 def completed(block: dict[str, Any], tiny: dict[str, Any]) -> dict[str, Any]:
     """A block of the guide as a whole configuration on a few digits."""
     values = {**tiny, **block}
+    source = TeacherConfig.model_validate(block["teacher"]) if "teacher" in block else None
+    if source is not None and source.kind not in ("own", "directory"):  # the weights here are random
+        values["teacher"] = {**block["teacher"], "trust": True}
     if block.get("mode") == "student":
         for key in ("phases", "supernet"):
             if key not in block:

@@ -23,10 +23,10 @@ NOUNS: dict[TeacherKind, str] = {
 OPTIONS: dict[TeacherKind, tuple[str, ...]] = {  # what may be said about each kind, beside its source
     "own": (),
     "directory": ("image_size",),
-    "program": ("trusted", "mean", "std", "image_size", "sha256"),
-    "weights": ("architecture", "architecture_options", "mean", "std", "image_size", "sha256"),
-    "timm": ("pretrained", "file", "architecture_options", "mean", "std", "image_size", "sha256"),
-    "robustbench": ("pretrained", "file", "image_size", "sha256"),
+    "program": ("trusted", "trust", "mean", "std", "image_size", "sha256"),
+    "weights": ("trust", "architecture", "architecture_options", "mean", "std", "image_size", "sha256"),
+    "timm": ("trust", "pretrained", "file", "architecture_options", "mean", "std", "image_size", "sha256"),
+    "robustbench": ("trust", "pretrained", "file", "image_size", "sha256"),
 }
 
 
@@ -62,6 +62,9 @@ class TeacherConfig(Section):
     std: tuple[Positive, ...] | None = Field(None, description="Likewise; positive.")
     image_size: Count | None = Field(None, description="Side to which images are resized before the teacher sees them.")
     sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$", description="What the file's checksum must be.")
+    trust: bool = Field(
+        False, description="Teach whatever its accuracy on validation images, which is measured before it does."
+    )
     trusted: bool = Field(False, description="A .pt2 file is a program: say that you trust who made it.")
 
     @model_validator(mode="before")

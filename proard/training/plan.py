@@ -52,7 +52,10 @@ def _space(trainer: Trainer) -> str:
 def _teacher(trainer: Trainer) -> str:
     config, phases = trainer.config, trainer.phases
     if trainer.external is not None:
-        return trainer.external.source
+        if (found := trainer.external_accuracy) is None:
+            return trainer.external.source
+        accuracies = "".join(f", {accuracy} % under {name}" for name, accuracy in found.robust.items())
+        return f"{trainer.external.source}; {found.clean} %{accuracies}, on {found.clean.total} validation images"
     if config.teacher.mode == "joint":
         return "the largest student, trained jointly"
     wanted = [phase.settings.name for phase in phases if phase.objective.needs_teacher]

@@ -23,6 +23,7 @@ from proard.common.errors import Stopped, UserError
 from proard.common.files import append_line
 from proard.config import Config, PhaseConfig
 from proard.data import DataSplits, augment, epoch_batches
+from proard.evaluation.accuracy import Measurement
 from proard.evaluation.fast_copy import fast_copy
 from proard.objectives import Batch, Objective
 from proard.runs import components
@@ -40,7 +41,14 @@ from proard.training.phases import Phase, build_phases
 from proard.training.progress import TrainingProgress
 from proard.training.state import Position, capture, restore
 from proard.training.student_record import StudentRecord, signals
-from proard.training.teachers import BatchTeacher, ExternalTeacher, freeze_largest, load_teacher, restore_largest
+from proard.training.teachers import (
+    BatchTeacher,
+    ExternalTeacher,
+    check_accuracy,
+    freeze_largest,
+    load_teacher,
+    restore_largest,
+)
 from proard.training.validation import Validator
 
 LOOK_EVERY = 20  # steps between two looks at the numbers, each of which waits for the device
@@ -96,6 +104,7 @@ class Trainer:
                 norm=config.threat.norm,
                 device=self.device,
             ).to(memory_format=torch.channels_last)
+        self.external_accuracy: Measurement | None = None
         self.compute = ComputeMeter()
         self.validate = Validator(config, data, self.device)
         self.generator = torch.Generator(self.device)
@@ -105,6 +114,9 @@ class Trainer:
         self.teacher_cost = self.supernet.space.cost(self.supernet.space.largest()).multiply_adds
         if self.external is not None:
             self.teacher_cost = measured_multiply_adds(self.external, data.input_shape, self.device)
+            if fresh:
+                self.external_accuracy = self.validate.teacher(self.external)
+                check_accuracy(config.teacher, self.external_accuracy, data.num_classes)
             self._learn_from(self.external)
         self.position = Position()
         self.best: dict[str, Any] | None = None

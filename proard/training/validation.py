@@ -5,15 +5,18 @@ from __future__ import annotations
 import random
 
 import torch
+from torch import nn
 
 from proard.common.distributed import gathered, rank, world_size
 from proard.config import Config
 from proard.data import DataSplits
-from proard.evaluation.accuracy import measure
+from proard.evaluation.accuracy import Measurement, measure
 from proard.runs import components
 from proard.runs.components import calibration_batches, evaluation_batches, threat_model
 from proard.supernet import Architecture, SearchSpace, Supernet
 from proard.training.compute import ComputeMeter
+
+TEACHER_IMAGES = 100
 
 
 class Validator:
@@ -32,6 +35,11 @@ class Validator:
         self.calibration = calibration_batches(config, data, device)
         images = data.validation.subset(config.validation.images, config.seed)
         self._batches = list(evaluation_batches(images, data.input_shape, device))
+
+    def teacher(self, network: nn.Module) -> Measurement:
+        """Measure a teacher from elsewhere on a few of the same images, under the same attack, before it teaches."""
+        images, labels = (torch.cat(part)[:TEACHER_IMAGES] for part in zip(*self._batches, strict=True))
+        return measure(network, [(images, labels)], {self.attack.name: self.attack}, seed=self.seed, own=False)
 
     def students(self, space: SearchSpace) -> dict[str, Architecture]:
         """The largest, the smallest and some random students of a space; always the same ones, each once."""

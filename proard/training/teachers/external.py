@@ -12,9 +12,12 @@ from torch.nn import functional
 from proard.common.errors import UserError, located, reason
 from proard.common.files import sha256
 from proard.config import TeacherConfig
+from proard.evaluation.accuracy import Measurement
 from proard.supernet.family import Normalize
 from proard.training.teachers.request import Request
 from proard.training.teachers.sources import LOADERS, file_of
+
+NEAR_CHANCE = 0.15  # of what there is above chance
 
 
 class ExternalTeacher(nn.Module):
@@ -84,6 +87,25 @@ def load_teacher(
         teacher = _loaded(request).to(device)
         _check(teacher, len(class_names), input_shape, request.device)
         return teacher
+
+
+def check_accuracy(config: TeacherConfig, measured: Measurement, classes: int) -> None:
+    """Refuse a teacher that is hardly better than guessing, as one of other classes or other pixel values is.
+
+    A student directory is let teach: its card says what its classes are, and it normalises for itself.
+
+    Raises:
+        UserError: says how good it is, and what the likely causes are.
+    """
+    chance = 1 / classes
+    if config.trust or config.kind == "directory" or measured.clean.value > chance + NEAR_CHANCE * (1 - chance):
+        return
+    found = f"right on {measured.clean} % of {measured.clean.total} validation images"
+    raise UserError(
+        f"teacher {config.source}: {found}, hardly more than by guessing ({100 * chance:.0f} %); are its classes in "
+        "another order, its images normalised otherwise (teacher.mean, teacher.std), or its weights not trained? "
+        "teacher.trust: true lets it teach all the same"
+    )
 
 
 def _loaded(request: Request) -> ExternalTeacher:
