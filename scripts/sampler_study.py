@@ -91,6 +91,10 @@ MORE: dict[str, dict[str, Any]] = {
     "robustness-1, labels alone": {"objective": {"name": "sat", "label_smoothing": 0.1}},
     "robustness-1, two steps": TWO_STEPS,
     "uniform-1, two steps": {**ARMS["uniform-1"], **TWO_STEPS},
+    "robustness-1, with labels, largest 0.2": {
+        "sampler": {"name": "robustness", "students": 1, "largest": 0.2},
+        **WITH_LABELS,
+    },
     "robustness-1, two steps, largest 0.2": {
         "sampler": {"name": "robustness", "students": 1, "largest": 0.2},
         **TWO_STEPS,
