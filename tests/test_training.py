@@ -150,7 +150,7 @@ def test_killed_in_the_middle_and_resumed_bit_for_bit(tiny: dict[str, Any], tmp_
     assert validations[0] == validations[1]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_save_and_exit(tiny: dict[str, Any], tmp_path: Path, number: int, code: int) -> None:
     tiny["phases"][0]["epochs"] = 500
     run = tmp_path / "run"

@@ -6,7 +6,7 @@ indices, which ``epoch_batches`` and ``sequential_batches`` make; ``augment`` ch
 
 from proard.data.augmentation import augment
 from proard.data.batches import epoch_batches, sequential_batches
-from proard.data.images import ImageSet, StreamedImageSet
+from proard.data.images import ImageSet, StreamedImageSet, WorkerDied
 from proard.data.sets import data_sets
 from proard.data.splits import DataSplits, load_data
 
@@ -14,6 +14,7 @@ __all__ = [
     "DataSplits",
     "ImageSet",
     "StreamedImageSet",
+    "WorkerDied",
     "augment",
     "data_sets",
     "epoch_batches",

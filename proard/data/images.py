@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from proard.common.errors import UserError
-from proard.data.decode import decode_image
+from proard.common.errors import Stopped, UserError, first_line
+from proard.data.decode import Bytes, decode_image
 from proard.data.stratify import stratified_sample
 
 
@@ -85,7 +88,7 @@ class StreamedImageSet(ImageSet):
     def __init__(self, folder: Path, files: Sequence[str], labels: Tensor, size: int, workers: int) -> None:
         # The base class's constructor is for images in memory, which is what this class avoids.
         self.labels = labels
-        self._files = _Files(folder, files, labels, size)
+        self._files = _Files(folder, files, size)
         self._workers = workers
 
     def to(self, device: torch.device | str) -> ImageSet:
@@ -104,35 +107,62 @@ class StreamedImageSet(ImageSet):
 
         Raises:
             UserError: an image cannot be read; names the file.
+            WorkerDied: a process that decodes did, or cannot be started.
         """
-        device = torch.device(device)
-        loader: DataLoader[tuple[Tensor, Tensor] | str] = DataLoader(
+        device, batches = torch.device(device), list(batches_of_indices)
+        loader: DataLoader[Bytes | str] = DataLoader(
             self._files,
             batch_size=None,  # one index batch is one item of the dataset, so a worker returns a whole batch
-            sampler=batches_of_indices,
+            sampler=[indices.numpy() for indices in batches],
             num_workers=self._workers,
-            pin_memory=device.type == "cuda",
+            collate_fn=_as_it_is,
+            worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator(),  # else the loader would draw from the global random state
         )
-        for batch in loader:
-            if isinstance(batch, str):
-                raise UserError(batch)
-            images, labels = batch
-            yield _as_batch(images, labels, device)
+        for indices, pixels in zip(batches, _until_one_dies(loader), strict=True):
+            if isinstance(pixels, str):
+                raise UserError(pixels)
+            images = torch.from_numpy(pixels)
+            yield _as_batch(images.pin_memory() if device.type == "cuda" else images, self.labels[indices], device)
 
 
-class _Files(Dataset[tuple[Tensor, Tensor] | str]):
-    """What a worker process needs: index batch -> bytes (B, 3, size, size) and labels (B,), or an error line."""
+class WorkerDied(Stopped):
+    """A process that decodes images ended, for whatever reason."""
 
-    def __init__(self, folder: Path, files: Sequence[str], labels: Tensor, size: int) -> None:
-        self.folder, self.files, self.labels, self.size = folder, files, labels, size
 
-    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor] | str:
+class _Files(Dataset["Bytes | str"]):
+    """What a worker process needs: index batch -> bytes (B, 3, size, size), or an error line.
+
+    They are NumPy's, which go through a pipe: PyTorch's go through shared memory, of which a container may have little,
+    and where it runs short they wait for ever.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[str], size: int) -> None:
+        self.folder, self.files, self.size = folder, files, size
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> Bytes | str:
         try:
-            pixels = np.stack([decode_image(self.folder / self.files[index], self.size) for index in indices.tolist()])
+            return np.stack([decode_image(self.folder / self.files[index], self.size) for index in indices.tolist()])
         except UserError as error:
             return str(error)  # raised in a worker, it would arrive wrapped in a traceback
-        return torch.from_numpy(pixels), self.labels[indices]
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _leave_signals_to_the_parent(_: int) -> None:
+    """SLURM, torchrun, docker and Ctrl-C send them to all processes; the training handles them, and then ends this."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _until_one_dies(loader: DataLoader[Bytes | str]) -> Iterator[Bytes | str]:
+    try:
+        yield from loader
+    except (RuntimeError, OSError) as error:  # the loader's words for it, and the system's where it has no process left
+        raise WorkerDied(f"a process that decodes images died ({first_line(error)[:200]})") from error
 
 
 def _as_batch(images: Tensor, labels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

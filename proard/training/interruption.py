@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, then exit."""
+"""Ctrl-C, SIGTERM and SIGHUP: finish the step, save, then exit."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from proard.common.errors import Stopped
 
 
 class Interrupted(Stopped):
-    """Training stopped by a signal, after its state was saved; exit code 130 after Ctrl-C, 143 after SIGTERM."""
+    """Training stopped by a signal, after its state was saved; exit code 130 (SIGINT), 143 (SIGTERM), 129 (SIGHUP)."""
 
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message, exit_code=128 + signal_number)
 
 
 class SignalWatch:
-    """Remembers the first SIGINT or SIGTERM, so that the training loop can stop between two steps.
+    """Remembers the first SIGINT, SIGTERM or SIGHUP, so that the training loop can stop between two steps.
 
-    A second Ctrl-C interrupts at once. Outside of the main thread, where Python delivers no signals, it does nothing.
+    SIGHUP stays ignored where nohup has it so. A second Ctrl-C interrupts at once. Outside of the main thread, where
+    Python delivers no signals, it does nothing.
     """
 
     def __init__(self) -> None:
@@ -30,7 +31,10 @@ class SignalWatch:
 
     def __enter__(self) -> SignalWatch:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            hang_up = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
+            for number in dict.fromkeys((signal.SIGINT, signal.SIGTERM, hang_up)):
+                if number == hang_up and signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 self._before[number] = signal.signal(number, self._remember)
         return self
 

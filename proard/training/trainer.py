@@ -11,7 +11,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from proard.common.distributed import highest, rank, share, sum_over_ranks, worl
 from proard.common.errors import Stopped, UserError
 from proard.common.files import append_line
 from proard.config import Config, PhaseConfig
-from proard.data import DataSplits, augment, epoch_batches
+from proard.data import DataSplits, WorkerDied, augment, epoch_batches
 from proard.evaluation.accuracy import Measurement
 from proard.evaluation.fast_copy import fast_copy
 from proard.objectives import Batch, Objective
@@ -158,7 +158,7 @@ class Trainer:
         warmup = self.phase.warmup_epochs * len(batches)
         started = saved = time.monotonic()
         shares = [batch[share(len(batch))] for batch in remaining]
-        for images, labels in self.train_images.batches(shares, self.device):
+        for images, labels in self._read(shares):
             done = self.position.epoch * len(batches) + self.position.batch
             rate = learning_rate(done, steps, self.phase.learning_rate, warmup)
             for group in self.optimizer.param_groups:
@@ -178,6 +178,17 @@ class Trainer:
                     message = f"stopped in step {self.position.step}; saved in {self.run.path}, continue with --resume"
                     raise Interrupted(received, message)
         self._log_epoch(progress, time.monotonic() - started, len(remaining))
+
+    def _read(self, shares: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Batches of training images; where one cannot be read any more, what was trained is saved first."""
+        try:
+            yield from self.train_images.batches(shares, self.device)
+        except (WorkerDied, UserError) as error:
+            if world_size() > 1:  # the others are in the middle of a step
+                raise
+            self.save()
+            where = f"saved in {self.run.path} at step {self.position.step}, continue with --resume"
+            raise Stopped(f"{error}; {where} (data.workers=0 decodes in one process)") from error
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, progress: float = 1.0) -> None:
         """One optimizer step: each of its students is cut out, trained, and its gradient added back.
