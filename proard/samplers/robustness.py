@@ -47,7 +47,7 @@ class Robustness(Sampler):
         seed: int,
         students: int = 1,
         smallest: float = 0.2,
-        largest: float = 0.08,
+        largest: float = 0.2,
         bins: int = 6,
         floor: float = 0.3,
         memory: float = 0.95,
