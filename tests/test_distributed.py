@@ -237,3 +237,13 @@ def test_evaluation_is_spread_over_the_ranks(monkeypatch: pytest.MonkeyPatch) ->
         measure(network, batches, attacks, spread=True)
     monkeypatch.setattr("proard.evaluation.accuracy.gathered", lambda value: counts)
     assert measure(network, batches, attacks, spread=True) == whole
+
+
+def test_a_wrong_configuration_is_the_last_that_torchrun_says(tiny: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**tiny, "sed": 1}))
+    process = start(["-m", "proard", "train", "--config", "c.yaml"], tmp_path)
+    _, errors = finished(process)
+    assert process.returncode == 1
+    last = errors[errors.rindex("Root Cause") :]
+    assert "unknown key 'sed'" in last
+    assert "did you mean 'seed'?" in last

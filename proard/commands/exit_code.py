@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -38,5 +42,9 @@ def exit_code(command: Callable[[], Any]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"{styled('proard:', sys.stderr, fg='red', bold=True)} {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    print(f"{styled('proard:', sys.stderr, fg='red', bold=True)} {line}", file=sys.stderr)
+    if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # what torchrun's own report, the last of all, then shows
+        with suppress(OSError):
+            Path(report).write_text(json.dumps({"message": f"proard: {line}", "timestamp": int(time.time())}))
     return code
