@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -261,6 +261,23 @@ def test_one_line_for_what_no_attack_can_use(case: tuple[str, str], kind: str) -
         with pytest.raises(ValueError, match=words) as raised:
             call(*change(model, x, y))
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("cut", [lambda x: x.detach(), lambda x: (5 * x).round().detach() / 5])
+def test_a_model_without_a_gradient_is_not_called_robust(
+    case: tuple[str, str], cut: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    model, x, y = everything()
+    attack = quick(*case)
+    if case[0] in ("square", "autoattack"):  # of which the one needs none, and the other is more than gradients
+        return
+    for call in (attack, attack.until_fooled):
+        with pytest.raises(ValueError, match="no gradient by its images"):
+            call(lambda images: model(cut(images)), x, y)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(ValueError, match="no gradient by its images"):
+        attack(lambda images: model(cut(images)), x, y)
 
 
 @pytest.mark.usefixtures("traced")

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 
 from proard.attacks.attack import Loss, Model, attacks
-from proard.attacks.steps import GuardedAttack, per_image
+from proard.attacks.steps import GuardedAttack, input_gradient, per_image
 from proard.attacks.threat import TINY, per_image_norm
 
 
@@ -73,7 +73,7 @@ class DeepFool(GuardedAttack):
         for rival in rivals.T:
             with torch.enable_grad():
                 gap = (logits.gather(1, labels[:, None]) - logits.gather(1, rival[:, None])).squeeze(1)
-                (gradient,) = torch.autograd.grad(gap.sum(), inputs, retain_graph=True)
+                gradient = input_gradient(gap.sum(), inputs, retain_graph=True)
             gap = gap.detach().abs().to(inputs.dtype)
             if self.threat.norm == "linf":
                 length = gradient.flatten(1).abs().sum(1)

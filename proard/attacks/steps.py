@@ -76,14 +76,28 @@ class GuardedAttack(Attack):
 def value_and_gradient(
     model: Model, images: torch.Tensor, loss: Loss
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits (N, K), loss (N,), and the loss's gradient by the images (N, ...), all detached."""
+    """Logits (N, K), loss (N,), and the loss's gradient by the images (N, ...), all detached; as `input_gradient`."""
     images = images.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(images)
         values = loss(logits, images)
         # Summed, not averaged: the step does not depend on the batch, and small gradients do not vanish.
-        (gradient,) = torch.autograd.grad(values.sum(), images)
+        gradient = input_gradient(values.sum(), images)
     return logits.detach(), values.detach(), gradient
+
+
+def input_gradient(value: torch.Tensor, images: torch.Tensor, retain_graph: bool = False) -> torch.Tensor:
+    """The gradient of a number by images.
+
+    Raises:
+        ValueError: it has none, so that no such attack can say anything about the model.
+    """
+    found = None
+    if value.requires_grad:
+        (found,) = torch.autograd.grad(value, images, retain_graph=retain_graph, allow_unused=True)
+    if found is None:
+        raise ValueError("the model has no gradient by its images, which this attack needs; square needs none")
+    return found
 
 
 def per_image(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
