@@ -269,7 +269,7 @@ def test_a_model_without_a_gradient_is_not_called_robust(
 ) -> None:
     model, x, y = everything()
     attack = quick(*case)
-    if case[0] in ("square", "autoattack"):  # of which the one needs none, and the other is more than gradients
+    if case[0] == "square":  # which needs none
         return
     for call in (attack, attack.until_fooled):
         with pytest.raises(ValueError, match="no gradient by its images"):

@@ -20,7 +20,7 @@ import numpy
 import torch
 
 from proard.attacks.attack import Loss, Model, attacks
-from proard.attacks.steps import GuardedAttack
+from proard.attacks.steps import GuardedAttack, input_gradient
 from proard.common.errors import UserError
 
 LOGGER = "auto-attack"
@@ -174,7 +174,9 @@ class _InputGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         inputs, logits = ctx.graph
-        (gradient,) = torch.autograd.grad(logits, inputs, gradients[0], retain_graph=True)  # asked for once per class
+        with torch.enable_grad():
+            value = (logits * gradients[0]).sum()
+        gradient = input_gradient(value, inputs, retain_graph=True)  # asked for once per class
         return gradient.contiguous(), None  # in the layout that the package needs, whatever the network's is
 
 
