@@ -1,0 +1,397 @@
+"""Do trainings and their files survive what happens to them? Every kind of fault, many times, and a table.
+
+python scripts/faults.py --out docs/results/faults                      # all of it: about an hour on two cores
+python scripts/faults.py --only kills --count 5 --out /tmp/faults       # some of it
+
+- ``kills``: SIGKILL at random moments of one training, by itself, in two processes, and with images that two processes
+  decode; each is resumed, and must end bit for bit where an uninterrupted one ends.
+- ``terms``: SIGTERM to the whole group of processes, which must save, say one line, and go on likewise.
+- ``disk``: the disk is full at every write in turn, of a training, a search, an extraction; what was there must remain.
+- ``bytes``: random bytes in every file of a run and of a student; what reads it must refuse it, or give the same.
+- ``configs``: configurations with random changes; each is trained for a step, or refused in one line.
+
+Lost checkpoints, tracebacks, wrong results and executed code are counted, and must be none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from benchmark import Table
+from PIL import Image
+
+from proard import evaluate, extract, load_student
+from proard.common.errors import Stopped, UserError
+from proard.config import Config, parse_config
+from proard.data import load_data
+from proard.runs.checkpoint import load_checkpoint
+from proard.runs.run import Run, read_metrics
+from proard.training import Trainer
+
+KINDS = ("kills", "terms", "disk", "bytes", "configs")
+COUNTS = {"kills": 100, "terms": 20, "disk": 1000, "bytes": 200, "configs": 500}
+MODES = ("one process", "two processes", "images decoded by two processes")
+MANY = {"name": "sandwich", "students": 3}
+TINY: dict[str, Any] = {
+    "seed": 1,
+    "data": {"name": "digits", "limit": 200},
+    "supernet": {"family": "resnet", "widths": [8, 16], "blocks": [1, 1], "width_choices": [0.5, 1.0]},
+    "threat": {"norm": "linf", "eps": 0.1},
+    "attack": {"steps": 1},
+    "batch_size": 32,
+    "phases": [
+        {"name": "teacher", "epochs": 6, "learning_rate": 0.1, "objective": {"name": "trades"}},
+        {"name": "all", "epochs": 12, "learning_rate": 0.05, "elastic": ["all"], "sampler": MANY},
+    ],
+    "validation": {"students": 1, "images": 20, "calibration_images": 64, "attack": {"steps": 1}},
+    "search": {"candidates": 1, "mutations": 0, "images": 20, "labels": 8, "attack": {"steps": 1}},
+    "evaluation": {"attack": {"steps": 2}, "limit": 30},
+    "energy": {"enabled": False},
+}
+TIMES = ("seconds", "images_per_second", "peak_memory_bytes", "processor_seconds")
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2,
+    0.5,
+    1e-9,
+    float("nan"),
+    "",
+    "x",
+    "8/255",
+    [],
+    [1],
+    ["all"],
+    {},
+    {"name": "x"},
+)
+
+
+class Faults:
+    """Makes them, and counts what comes of them.
+
+    Args:
+        folder: to work in.
+        rng: of all that is random.
+    """
+
+    def __init__(self, folder: Path, rng: random.Random) -> None:
+        self.folder, self.rng = folder, rng
+        self.images = folder / "images"
+        self.made = 0
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Trainings in processes of their own
+
+    def config(self, mode: str) -> Path:
+        """The file of a configuration."""
+        values = copy.deepcopy(TINY)
+        if mode == MODES[2]:
+            self._make_images()
+            values["data"] = {"name": "image_folder", "root": str(self.images), "image_size": 8, "memory_limit": 10}
+        path = self.folder / f"{mode.replace(' ', '-')}.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    def _make_images(self) -> None:
+        rng = np.random.default_rng(0)
+        for split, count in (("train", 100), ("test", 20)):
+            for label, name in enumerate(("dark", "light")):
+                (self.images / split / name).mkdir(parents=True, exist_ok=True)
+                for index in range(count):
+                    pixels = np.clip(rng.normal(80 + 80 * label, 40, (8, 8, 3)), 0, 255).astype(np.uint8)
+                    Image.fromarray(pixels).save(self.images / split / name / f"{index}.png")
+
+    def start(self, mode: str, run: Path) -> subprocess.Popen[str]:
+        """Train from the beginning, or go on, as a group of processes of its own."""
+        command = [sys.executable, "-m"]
+        if mode == MODES[1]:
+            command += ["torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
+            command += ["--rdzv-endpoint=localhost:0", "-m"]
+        command += ["proard", "train", "--run", str(run), "--quiet"]
+        command += ["--resume"] if (run / "config.yaml").exists() else ["--config", str(self.config(mode))]
+        return subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def whole(self, mode: str) -> tuple[list[Any], float]:
+        """What an uninterrupted training ends with, and how long it takes."""
+        run, started = self.new(), time.monotonic()
+        process = self.start(mode, run)
+        _, errors = process.communicate()
+        if process.returncode:
+            raise SystemExit(f"{mode}: {errors}")
+        return result(run), time.monotonic() - started
+
+    def new(self) -> Path:
+        """A place for a run."""
+        self.made += 1
+        return self.folder / f"run-{self.made}"
+
+    def interrupted(self, mode: str, number: int, count: int) -> Counter[str]:
+        """Send a signal ``count`` times, a few times to each training, and see where the trainings end."""
+        expected, seconds = self.whole(mode)
+        found: Counter[str] = Counter()
+        while found["faults"] < count:
+            run = self.new()
+            for _ in range(min(5, count - found["faults"])):
+                process = self.start(mode, run)
+                try:
+                    process.wait(self.rng.uniform(0.2, 1.0) * seconds)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, number)
+                    found["faults"] += 1
+                _, errors = process.communicate()
+                found["tracebacks"] += "Traceback" in errors and mode != MODES[1]
+                found["lost checkpoints"] += not self.readable(run)
+                if process.returncode == 0:
+                    break
+            process = self.start(mode, run)
+            _, errors = process.communicate()
+            found["wrong results"] += process.returncode != 0 or result(run) != expected
+            found["tracebacks"] += "Traceback" in errors
+            shutil.rmtree(run)
+        return found
+
+    def readable(self, run: Path) -> bool:
+        """Whether a checkpoint that was there can be read."""
+        try:
+            return not (run / "checkpoint.pt").exists() or bool(load_checkpoint(run / "checkpoint.pt"))
+        except UserError:
+            return False
+
+    def kills(self, count: int) -> dict[str, Counter[str]]:
+        """SIGKILL."""
+        return {mode: self.interrupted(mode, signal.SIGKILL, -(-count // len(MODES))) for mode in MODES}
+
+    def terms(self, count: int) -> dict[str, Counter[str]]:
+        """SIGTERM to the group; torchrun says in a traceback that a process left, so its output is not looked at."""
+        return {mode: self.interrupted(mode, signal.SIGTERM, -(-count // len(MODES))) for mode in MODES}
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # In this process
+
+    def disk(self, count: int) -> dict[str, Counter[str]]:
+        """No space at the first write, the second ..., of every command that writes."""
+        from proard.commands.report import write_report
+        from proard.commands.search import search
+        from proard.commands.train import train
+        from proard.common import files
+
+        config = shorter()
+        whole = train(config, run=self.new(), quiet=True)
+        expected = result(whole)
+        found = {name: Counter[str]() for name in ("train", "search", "extract", "report")}
+        flush, left = files._flush_to_disk, 0
+
+        def full(path: Path) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise OSError(28, "No space left on device", str(path))
+            flush(path)
+
+        def attempts(name: str, work: Callable[[], Any], again: Callable[[], Any]) -> None:
+            nonlocal left
+            for write in range(1, count + 1):
+                left = write
+                files._flush_to_disk = full
+                try:
+                    work()
+                    return
+                except (OSError, UserError, Stopped):
+                    found[name]["faults"] += 1
+                except Exception as error:
+                    found[name]["tracebacks"] += 1
+                    print(f"{name}, write {write}: {type(error).__name__}: {error}", file=sys.stderr)
+                finally:
+                    files._flush_to_disk = flush
+                again()
+
+        runs = [self.new()]
+
+        def again() -> None:
+            run = runs[-1]
+            found["train"]["lost checkpoints"] += not self.readable(run)
+            train(config, run=run, quiet=True, resume=(run / "config.yaml").exists())
+            found["train"]["wrong results"] += result(run) != expected
+            runs.append(self.new())
+
+        attempts("train", lambda: train(config, run=runs[-1], quiet=True), again)
+        options = {"labels": 8, "population": 4, "generations": 1, "verify": 1}
+        attempts("search", lambda: search(whole, **options), lambda: search(whole, **options))
+        budget = [("flops", "10M")]
+        cards = [extract(budget, run=whole, out=self.folder / "expected")[0].card]
+
+        def extracted() -> None:
+            cards.append(extract(budget, run=whole)[0].card)
+            found["extract"]["wrong results"] += cards[-1]["files"] != cards[0]["files"]
+
+        attempts("extract", lambda: extract(budget, run=whole), extracted)
+        attempts("report", lambda: write_report(whole), lambda: write_report(whole))
+        return found
+
+    def bytes(self, count: int) -> dict[str, Counter[str]]:
+        """Changed, cut or lengthened files of a run and of a student."""
+        from proard.commands.train import train
+
+        run = train(shorter(), run=self.new(), quiet=True)
+        (student,) = extract([("flops", "10M")], run=run)
+        images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+        def read_run() -> Any:
+            state = load_checkpoint(run / "checkpoint.pt")
+            return [state["position"], [t.tolist() for t in state["supernet"].values()], Run(run).config().model_dump()]
+
+        def read_student() -> Any:
+            (measured,) = evaluate(student.path, limit=10)
+            return [
+                load_student(student.path)(images).tolist(),
+                str(measured.accuracies),
+                measured.card["threat_model"],
+            ]
+
+        readers: dict[Path, Callable[[], Any]] = {run / name: read_run for name in ("config.yaml", "checkpoint.pt")}
+        readers |= {path: read_student for path in sorted(student.path.iterdir()) if path.name != "README.md"}
+        found = {}
+        for path, read in readers.items():
+            before, expected = path.read_bytes(), read()
+            found[path.name] = counts = Counter[str]()
+            for _ in range(count):
+                path.write_bytes(self.damaged(before))
+                counts["faults"] += 1
+                try:
+                    counts["wrong results"] += read() != expected
+                except (UserError, Stopped):
+                    counts["refused"] += 1
+                except Exception as error:
+                    counts["tracebacks"] += 1
+                    print(f"{path.name}: {type(error).__name__}: {error}", file=sys.stderr)
+            path.write_bytes(before)
+        return found
+
+    def damaged(self, content: bytes) -> bytes:
+        """Some bytes changed, or an end that is missing or too much."""
+        changed = bytearray(content)
+        for _ in range(self.rng.choice((1, 1, 2, 16))):
+            changed[self.rng.randrange(len(changed))] = self.rng.randrange(256)
+        kind = self.rng.random()
+        return bytes(changed[: self.rng.randrange(len(changed))] if kind < 0.1 else changed) + b"x" * (kind > 0.9)
+
+    def configs(self, count: int) -> dict[str, Counter[str]]:
+        """Random changes of one or two keys."""
+        counts: Counter[str] = Counter()
+        whole = parse_config(shorter()).model_dump(mode="json")
+        for number in range(count):
+            values = copy.deepcopy(whole)
+            for _ in range(self.rng.choice((1, 2))):
+                self.change(values)
+            counts["faults"] += 1
+            try:
+                one_step(parse_config(values), self.folder / f"config-{number}")
+                counts["accepted"] += 1
+            except UserError as error:
+                counts["refused"] += 1
+                counts["tracebacks"] += "\n" in str(error)
+            except Stopped:
+                counts["stopped"] += 1
+            except Exception as error:
+                counts["tracebacks"] += 1
+                print(f"{json.dumps(values)[:2000]}: {type(error).__name__}: {error}", file=sys.stderr)
+        return {"quickstart, shorter": counts}
+
+    def change(self, values: dict[str, Any]) -> None:
+        """Put another value, or an unknown key, somewhere."""
+        at: Any = values
+        while True:
+            keys = list(at) if isinstance(at, dict) else list(range(len(at)))
+            if not keys:
+                return
+            key = self.rng.choice(keys)
+            if isinstance(at[key], dict | list) and at[key] and self.rng.random() < 0.7:
+                at = at[key]
+                continue
+            if isinstance(at, dict) and self.rng.random() < 0.1:
+                at[f"{key}x"] = at[key]
+            number = isinstance(at[key], int | float) and self.rng.random() < 0.7
+            at[key] = at[key] * self.rng.choice((0, -1, 0.5, 1, 2, 3)) if number else self.rng.choice(ODD)
+            return
+
+
+def shorter() -> dict[str, Any]:
+    """The configuration with as few epochs as have two phases."""
+    values = copy.deepcopy(TINY)
+    for phase in values["phases"]:
+        phase["epochs"] = 2
+    return values
+
+
+def one_step(config: Config, folder: Path) -> None:
+    """Read the images, make the trainer, and take its first step."""
+    trainer = Trainer(config, load_data(config.data), Run(folder), quiet=True)
+    images, labels = next(trainer.train_images.batches([torch.arange(min(trainer.batch_size, 32))], trainer.device))
+    trainer._step(images, labels)
+
+
+def result(run: Path) -> list[Any]:
+    """What a training ends with, without times: weights, and what was measured on the way."""
+    state = load_checkpoint(run / "checkpoint.pt")
+    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(run / "metrics.jsonl")]
+    return [
+        state["finished"],
+        [tensor.tolist() for tensor in state["supernet"].values()],
+        [row for row in rows if row["kind"] == "validation"],
+    ]
+
+
+def main() -> None:
+    """Parse, make faults, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--count", type=int, help="of each kind; default as many as the table has")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="without suffix")
+    options = parser.parse_args()
+    table = Table(
+        options.out,
+        "Faults",
+        torch.device("cpu"),
+        f"seed {options.seed}; what each kind is, `scripts/faults.py` says.",
+        ["kind", "of", "faults", "lost checkpoints", "wrong results", "tracebacks", "and"],
+    )
+    with tempfile.TemporaryDirectory() as place:
+        faults = Faults(Path(place), random.Random(options.seed))
+        for kind in options.only:
+            for of, counts in getattr(faults, kind)(options.count or COUNTS[kind]).items():
+                usual = ("faults", "lost checkpoints", "wrong results", "tracebacks")
+                rest = ", ".join(f"{n} {name}" for name, n in counts.items() if name not in usual)
+                table.add([kind, of, *(str(counts[name]) for name in usual), rest], dict(counts))
+
+
+if __name__ == "__main__":
+    main()
