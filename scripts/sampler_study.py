@@ -294,9 +294,9 @@ class Study:
 
 
 def work(config: dict[str, Any], students: list[int] | None = None, steps: int = 2000) -> float:
-    """Multiply-adds of an arm's step per image, expected: an attack there and back, and RSLAD's loss or two.
+    """Multiply-adds of an arm's step per image, expected: an attack there and back, and the loss's pass or two.
 
-    A pass of the loss is worth three forward passes, one of the attack two; the teacher answers once.
+    A pass of the loss is worth three forward passes, one of the attack two; the teacher, if it is asked, answers once.
 
     Args:
         config: the arm's.
@@ -312,8 +312,10 @@ def work(config: dict[str, Any], students: list[int] | None = None, steps: int =
         drawn = mean(sum(space.cost(a).multiply_adds for a in sampler.sample(step)) for step in range(steps))
     else:
         drawn = sum(students)
-    losses = 1 if phase.settings.objective.options.get("adversarial_weight") == 1 else 2
-    return drawn * (2 * (phase.attack.passes - 1) + losses * 3) + space.cost(space.largest()).multiply_adds
+    taught = phase.objective.needs_teacher
+    losses = 1 if not taught or phase.settings.objective.options.get("adversarial_weight") == 1 else 2
+    teacher = space.cost(space.largest()).multiply_adds if taught else 0
+    return drawn * (2 * (phase.attack.passes - 1) + losses * 3) + teacher
 
 
 def places(space: SearchSpace, seed: int) -> dict[str, Architecture]:
