@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -23,7 +24,7 @@ from proard import evaluate, extract, load_student
 from proard.attacks import PGD, ThreatModel, attack_as_dict, attack_from_dict, named_attack
 from proard.commands.results import MeasuredStudent
 from proard.common.errors import UserError
-from proard.config import DataConfig, parse_config
+from proard.config import DataConfig, load_config, parse_config
 from proard.data import load_data
 from proard.evaluation.accuracy import Accuracy, measure
 from proard.export.student_directory import FORMATS
@@ -545,3 +546,14 @@ def test_attacks_by_name_and_as_json() -> None:
 
 def test_every_cost_has_its_kind_of_budget() -> None:
     assert {field.name for field in dataclasses.fields(Cost)} == {kind.field for kind in KINDS.values()}
+
+
+@pytest.mark.parametrize(
+    "key", ["data.validation=0.2", "data.split_seed=4", "supernet.widths=[16, 32]", "data.limit=190"]
+)
+def test_a_configuration_that_was_changed_since(trained_run: Path, tmp_path: Path, key: str) -> None:
+    shutil.copytree(trained_run, tmp_path / "run")
+    config = load_config(trained_run / "config.yaml", [key])
+    (tmp_path / "run" / "config.yaml").write_text(config.to_yaml())
+    with pytest.raises(UserError, match=rf"{re.escape(key.partition('=')[0])}.* differ from the run"):
+        extract([("flops", "10M")], run=tmp_path / "run")

@@ -56,15 +56,15 @@ def changed_keys(before: Config, after: Config) -> list[str]:
     return differences(old, new, "")
 
 
-def check_same_data(state: dict[str, Any], fingerprint: str) -> None:
-    """Refuse to continue with other images, be they in the same place.
+def check_same_data(state: dict[str, Any], fingerprint: str, doing: str = "--resume") -> None:
+    """Refuse to go on with other images, be they in the same place.
 
     Raises:
         UserError: their fingerprints differ.
     """
     if state.get("data") not in (None, fingerprint):  # none: of a version that did not ask
         raise UserError(
-            "--resume: the images have changed since the run began (their classes, labels or pixels); put the old ones "
+            f"{doing}: the images have changed since the run began (their classes, labels or pixels); put the old ones "
             "back (--data-root says where they are), or start a new run"
         )
 
@@ -83,14 +83,23 @@ def check_same_teacher(state: dict[str, Any], source: str, sha256: str | None) -
         )
 
 
-def check_unchanged(state: dict[str, Any], config: Config, path: Path) -> None:
-    """Refuse to continue with another configuration.
+def check_unchanged(
+    state: dict[str, Any], config: Config, path: Path, doing: str = "--resume", sections: tuple[str, ...] = ("",)
+) -> None:
+    """Refuse to go on with another configuration than what was trained.
+
+    Args:
+        state: of the checkpoint.
+        config: as it is now.
+        path: of the checkpoint.
+        doing: what is refused, for the message.
+        sections: which matter for it; default all.
 
     Raises:
         UserError: names the keys that differ.
     """
     before = parse_config(state["config"], f"{path}: config")
-    if changed := changed_keys(before, config):
+    if changed := [key for key in changed_keys(before, config) if key.startswith(sections)]:
         raise UserError(
-            f"--resume {path.parent}: {', '.join(changed)} differ from the run; leave them, or start a new run"
+            f"{doing} {path.parent}: {', '.join(changed)} differ from the run; leave them, or start a new run"
         )

@@ -8,7 +8,7 @@ from proard.common.device import resolve_device
 from proard.common.terminal import warn
 from proard.config import Config
 from proard.data import DataSplits
-from proard.runs.checkpoint import load_checkpoint
+from proard.runs.checkpoint import check_same_data, check_unchanged, load_checkpoint
 from proard.runs.components import calibration_batches, supernet_for
 from proard.runs.run import Run
 from proard.supernet import Supernet
@@ -36,6 +36,8 @@ class TrainedRun:
         if self.config.threads is not None:
             torch.set_num_threads(self.config.threads)
         state = load_checkpoint(run.checkpoint)
+        if config is None:
+            check_unchanged(state, self.config, run.checkpoint, "run", ("mode", "data", "supernet", "student"))
         self.finished: bool = state["finished"]
         if not self.finished:
             warn(
@@ -43,6 +45,7 @@ class TrainedRun:
                 f"'proard train --resume --run {run.path}' goes on with it"
             )
         self.data: DataSplits = run.images(self.config)
+        check_same_data(state, self.data.fingerprint(), f"run {run.path}")
         self.supernet: Supernet = supernet_for(self.config, self.data)
         self.supernet.load_state_dict(state["best"]["weights"] if state["best"] else state["supernet"])
         self.supernet.to(self.device)
