@@ -52,7 +52,7 @@ def job(config: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """That training, in a group of processes of its own, after its first epochs."""
     command = [sys.executable, "-m", "proard", "train", "--config", str(config), "--run", str(tmp_path / "run")]
     pipes: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
-    process = subprocess.Popen([*command, "--quiet"], start_new_session=True, **pipes)
+    process = subprocess.Popen([*command, "--quiet"], start_new_session=True, preexec_fn=hang_up_counts, **pipes)
     try:
         wait_for(lambda: (tmp_path / "run" / "checkpoint.pt").exists(), process)
         yield process
@@ -60,6 +60,11 @@ def job(config: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+def hang_up_counts() -> None:
+    """In the new process, also where the tests themselves run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def children(pid: int) -> list[int]:

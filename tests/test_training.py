@@ -61,7 +61,12 @@ def start(config: dict[str, Any], run: Path, *arguments: str) -> subprocess.Pope
     file = run.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "proard", "train", "--config", str(file), "--run", str(run), *arguments]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def hang_up_counts() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
+
+    pipes: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, preexec_fn=hang_up_counts, **pipes)
 
 
 def wait_for(condition: Any, process: subprocess.Popen[str]) -> None:

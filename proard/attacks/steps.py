@@ -13,6 +13,10 @@ from torch import nn
 from proard.attacks.attack import Attack, Loss, Model
 
 
+class NoGradient(ValueError):
+    """No gradient reaches the images: a part of the model is not differentiable."""
+
+
 @contextmanager
 def buffers_restored(model: Model) -> Iterator[None]:
     """Put back the buffers that forward passes move, such as running statistics, also after an exception."""
@@ -90,13 +94,16 @@ def input_gradient(value: torch.Tensor, images: torch.Tensor, retain_graph: bool
     """The gradient of a number by images.
 
     Raises:
-        ValueError: it has none, so that no such attack can say anything about the model.
+        NoGradient: it has none, so that no such attack can say anything about the model.
     """
-    found = None
-    if value.requires_grad:
-        (found,) = torch.autograd.grad(value, images, retain_graph=retain_graph, allow_unused=True)
-    if found is None:
-        raise ValueError("the model has no gradient by its images, which this attack needs; square needs none")
+    try:
+        (found,) = torch.autograd.grad(value, images, retain_graph=retain_graph)
+    except RuntimeError as error:
+        if not any(words in str(error) for words in ("not have been used", "does not require grad")):
+            raise
+        raise NoGradient(
+            "the model has no gradient by its images, which this attack needs; square needs none"
+        ) from error
     return found
 
 
