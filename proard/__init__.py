@@ -7,10 +7,13 @@ otherwise replace the function of the same name.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from proard.common.version import __version__ as __version__
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime from 1.32 on would report to its makers
 
 _HOMES = {
     "baseline": "proard.commands.baseline",

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests import onnxruntime before proard
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
