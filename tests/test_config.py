@@ -455,3 +455,10 @@ def test_numbers_that_mean_one_thing() -> None:
         assert load_config("quickstart.yaml", [f"seed={text}"]).seed == value
     for text, value in (("0.5", 0.5), ("8/255", 8 / 255), ("1e-3", 1e-3), (".5", 0.5)):
         assert load_config("quickstart.yaml", [f"threat.eps={text}"]).threat.eps == value
+
+
+def test_texts_that_look_like_such_numbers_are_written_so_that_they_can_be_read(file: Path, tmp_path: Path) -> None:
+    for name in ("08", "010", "1:30", "00.5"):
+        config = load_config(file, [f"phases.0.name='{name}'"])
+        (tmp_path / "again.yaml").write_text(config.to_yaml())
+        assert load_config(tmp_path / "again.yaml") == config

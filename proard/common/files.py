@@ -51,7 +51,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise _as_disk_error(error, path) from error
+        _raise_disk_error(error, path)
+        raise
     _flush_to_disk(path.parent)
 
 
@@ -109,16 +110,17 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
             raise
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise _as_disk_error(error, path) from error
+        _raise_disk_error(error, path)
+        raise
     _flush_to_disk(path.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _as_disk_error(error: BaseException, path: Path) -> BaseException:
-    """What PyTorch and safetensors say in ways of their own when they cannot write, as an OSError of the path."""
-    if isinstance(error, OSError) or not any(words in str(error) for words in WRITERS):
-        return error
-    return OSError(errno.ENOSPC, "cannot be written, the disk may be full; what was there before is kept", str(path))
+def _raise_disk_error(error: BaseException, path: Path) -> None:
+    """An OSError of the path for what PyTorch and safetensors say in ways of their own when they cannot write."""
+    if not isinstance(error, OSError) and any(words in str(error) for words in WRITERS):
+        message = "cannot be written, the disk may be full; what was there before is kept"
+        raise OSError(errno.ENOSPC, message, str(path)) from error
 
 
 def append_line(path: str | Path, text: str) -> None:

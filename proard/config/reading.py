@@ -5,7 +5,6 @@ An unknown key is an error that names the key, the file and line, and the neares
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from copy import copy
 from pathlib import Path
@@ -18,11 +17,9 @@ from proard.common.errors import UserError, nearest
 from proard.common.paths import path_of
 from proard.common.registry import is_model
 from proard.config.schema import Config
+from proard.config.values import AMBIGUOUS
 
 Path_ = tuple[str | int, ...]
-AMBIGUOUS = re.compile(
-    r"[-+]?(0[\d_]+(\.[\d_]*)?([eE][-+]?\d+)?|\d[\d_]*(:[0-5]?\d)+(\.\d*)?)"
-)  # to YAML 1.1, and to people
 PLAIN_MESSAGES = {  # of pydantic, which speaks of Python types
     "model_type": "should be a section of keys and values",
     "tuple_type": "should be a list",

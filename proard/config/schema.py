@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from proard.common.errors import UserError
 from proard.config.networks import StudentConfig, TeacherConfig
-from proard.config.values import Component, Count, Fraction, NonNegative, Number, Positive, Section
+from proard.config.values import AMBIGUOUS, Component, Count, Fraction, NonNegative, Number, Positive, Section
 
 DEVICE_NAMES = r"^(auto|cpu|cuda(:\d+)?)$"
 
@@ -213,6 +213,18 @@ class EnergyConfig(Section):
     )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that look like numbers, such as the name of a phase '08', which `load_config` would refuse."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="'" if AMBIGUOUS.fullmatch(text) else None
+    ),
+)
+
+
 def _named(value: Any) -> Any:
     """``tensorboard`` alone stands for ``{name: tensorboard}``."""
     return {"name": value} if isinstance(value, str) else value
@@ -320,4 +332,5 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The resolved configuration; loading it gives an equal one."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+        values = self.model_dump(mode="json")
+        return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -7,6 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+# What YAML 1.1 and people read differently: numbers are refused where they are read, texts are quoted where written
+AMBIGUOUS = re.compile(r"[-+]?(0[\d_]+(\.[\d_]*)?([eE][-+]?\d+)?|\d[\d_]*(:[0-5]?\d)+(\.\d*)?)")
+
 
 def parse_number(value: Any) -> Any:
     """Read ``8/255``, ``1e-3`` or a plain number; anything else is returned for pydantic to refuse."""
