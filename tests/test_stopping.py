@@ -19,7 +19,8 @@ from PIL import Image
 from test_training import same, wait_for
 
 from proard.config import DataConfig
-from proard.data import WorkerDied, load_data
+from proard.data import StreamedImageSet, WorkerDied, load_data
+from proard.data import images as image_module
 from proard.runs.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="this system has no groups of processes")
@@ -100,6 +101,26 @@ def test_a_signal_to_the_whole_group(name: str, job: subprocess.Popen[str], tmp_
     assert "--resume" in line
     assert not children(job.pid)
     resumed(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_those_that_decode_leave_signals_to_the_training(
+    name: str, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal to a group reaches them as well, and may do so before the training has noticed anything."""
+    decode = image_module.decode_image
+
+    def signalled(path: Path, size: int) -> np.ndarray:
+        os.kill(os.getpid(), getattr(signal, name))
+        return decode(path, size)
+
+    monkeypatch.setattr(image_module, "decode_image", signalled)
+    data = load_data(DataConfig(name="image_folder", root=images, image_size=16, memory_limit=1e9, workers=1))
+    folder, files = images / "train", ["dark/0.png", "light/0.png"]
+    streamed = StreamedImageSet(folder, files, torch.tensor([0, 1]), 16, workers=1)
+    ((pixels, labels),) = streamed.batches([torch.tensor([0, 1])], "cpu")
+    assert pixels.shape == (2, *data.input_shape)
+    assert labels.tolist() == [0, 1]
 
 
 def test_a_process_that_dies(job: subprocess.Popen[str], tmp_path: Path) -> None:
