@@ -9,16 +9,9 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-
-from proard.commands.cli import main
+from running import command
 
 Capture = pytest.CaptureFixture[str]
-
-
-def command(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(list(arguments))
-    return int(left.value.code or 0)
 
 
 @pytest.fixture

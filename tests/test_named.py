@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from running import command
 
 from proard import extract, load_student, train
-from proard.commands.cli import main
 from proard.common.errors import Stopped, UserError
 from proard.config import TeacherConfig, parse_config
 from proard.export.hub import front_matter
@@ -27,12 +27,6 @@ from proard.runs.run import Run
 
 pytest.importorskip("huggingface_hub")
 Capture = pytest.CaptureFixture[str]
-
-
-def command(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(list(arguments))
-    return int(left.value.code or 0)
 
 
 @pytest.fixture

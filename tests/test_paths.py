@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+from running import command
 
-from proard.commands.cli import main
 from proard.common.errors import UserError
 from proard.common.files import RunLock
 from proard.common.paths import path_of, user_cache
@@ -19,12 +19,6 @@ from proard.data.sets import default_root
 from proard.runs.resolve import resolve
 
 Capture = pytest.CaptureFixture[str]
-
-
-def command(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(list(arguments))
-    return int(left.value.code or 0)
 
 
 @pytest.fixture

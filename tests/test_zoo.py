@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from running import command
 from safetensors.torch import load_file
 
 import proard
 from proard import evaluate, extract, load_student, train
-from proard.commands.cli import main
 from proard.common.errors import UserError
 from proard.common.files import sha256
 from proard.export import named
@@ -29,12 +29,6 @@ import zoo as script  # noqa: E402
 
 Capture = pytest.CaptureFixture[str]
 SHIPPED = named.zoo()
-
-
-def command(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        main(list(arguments))
-    return int(left.value.code or 0)
 
 
 @pytest.fixture(scope="module")
