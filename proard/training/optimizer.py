@@ -24,9 +24,10 @@ def new_optimizer(options: OptimizerConfig, network: nn.Module) -> torch.optim.O
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": options.weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
+    fused = True if parameters[0].is_cuda else None  # on a GPU in one launch; None is PyTorch's own choice
     if options.name == "adamw":
-        return torch.optim.AdamW(groups, lr=0.0, betas=(options.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, nesterov=options.momentum > 0)
+        return torch.optim.AdamW(groups, lr=0.0, betas=(options.momentum, 0.999), fused=fused)
+    return torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, nesterov=options.momentum > 0, fused=fused)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup_steps: float = 0.0) -> float:

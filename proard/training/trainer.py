@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -25,15 +25,16 @@ from proard.config import Config, PhaseConfig
 from proard.data import DataSplits, WorkerDied, augment, epoch_batches
 from proard.evaluation.accuracy import Measurement
 from proard.evaluation.fast_copy import fast_copy
-from proard.objectives import Batch, Objective
+from proard.objectives import Batch, Objective, Outcome
 from proard.runs import components
 from proard.runs.checkpoint import check_same_data, check_same_teacher, save_checkpoint
 from proard.runs.resolve import resolve
 from proard.runs.run import Run
-from proard.samplers import Sampler
+from proard.samplers import Sampler, Signals
 from proard.supernet import Architecture
 from proard.supernet.calibration import has_batch_norm
 from proard.training.compute import SECONDS, ComputeMeter, measured_multiply_adds
+from proard.training.graphs import StepGraphs
 from proard.training.initial_weights import load_initial_weights, load_run_weights
 from proard.training.interruption import Interrupted, SignalWatch
 from proard.training.optimizer import learning_rate, new_optimizer
@@ -200,31 +201,62 @@ class Trainer:
         """
         # The teacher's answers on the clean images: computed when first asked for, then remembered for all students
         images = images.contiguous(memory_format=torch.channels_last)
-        teacher = None if self.answering is None else BatchTeacher(self.answering, images)
+        teacher = self._batch_teacher(images)
         crafted: torch.Tensor | None = None  # adversarial images that this step's students may share
         self.optimizer.zero_grad(set_to_none=False)
-        for architecture in self._students_of_a_step():
-            objective = self.objective
-            if self.joint is not None and architecture == self.supernet.space.largest():
-                objective = self.joint
-            # Cut, attack and loss
-            student = self._cut(architecture)
-            batch = Batch(images, labels, self.generator, progress, self.crafting, crafted)
-            with autocast(self.device, self.precision):
-                outcome = objective.outcome(student, teacher, batch)
-            # Gradients back
-            outcome.loss.backward()
-            self.supernet.accumulate(student)
-            # What it leaves to the other students, to the sampler and to the record
-            if objective is self.joint:
-                teacher = BatchTeacher(student, images, outcome.clean_logits)
-            if crafted is None or self.crafting.source == "previous":
-                crafted = outcome.adversarial_images
-            found = signals(outcome, teacher, images, labels)
-            self.sampler.update(architecture, found)
-            self.record.count(architecture, outcome.loss.detach(), found)
+        students = self._students_of_a_step()
+        for architecture in students:
+            if self.graphs is not None and len(students) == 1 and architecture in self.captured:
+                numbers = self.graphs(architecture, images, labels, progress)
+            else:
+                student, outcome, numbers = self._train(architecture, images, labels, progress, teacher, crafted)
+                # What it leaves to the other students
+                if self._is_joint(architecture):
+                    teacher = BatchTeacher(student, images, outcome.clean_logits)
+                if crafted is None or self.crafting.source == "previous":
+                    crafted = outcome.adversarial_images
+            # To the sampler and to the record
+            loss, *found = numbers.unbind()
+            self.sampler.update(architecture, Signals(*found))
+            self.record.count(architecture, loss, Signals(*found))
         # Update
         self._update(len(images))
+
+    def _train(
+        self,
+        architecture: Architecture,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        progress: float | torch.Tensor,
+        teacher: BatchTeacher | None,
+        crafted: torch.Tensor | None,
+    ) -> tuple[nn.Module, Outcome, torch.Tensor]:
+        """One student's part of a step: it, what its objective found, and its loss and signals in one tensor (4,)."""
+        # Cut, attack and loss
+        student = self._cut(architecture)
+        objective = self.joint if self.joint is not None and self._is_joint(architecture) else self.objective
+        batch = Batch(images, labels, self.generator, cast(float, progress), self.crafting, crafted)
+        with autocast(self.device, self.precision):
+            outcome = objective.outcome(student, teacher, batch)
+        # Gradients back
+        outcome.loss.backward()
+        self.supernet.accumulate(student)
+        found = signals(outcome, teacher, images, labels)
+        numbers = (outcome.loss.detach(), found.divergence, found.clean, found.robust)
+        return student, outcome, torch.stack([torch.as_tensor(number, dtype=torch.float32) for number in numbers])
+
+    def _numbers(
+        self, architecture: Architecture, images: torch.Tensor, labels: torch.Tensor, progress: float | torch.Tensor
+    ) -> torch.Tensor:
+        """What `_train` says of a student that is the only one of its step."""
+        return self._train(architecture, images, labels, progress, self._batch_teacher(images), None)[2]
+
+    def _batch_teacher(self, images: torch.Tensor) -> BatchTeacher | None:
+        return None if self.answering is None else BatchTeacher(self.answering, images)
+
+    def _is_joint(self, architecture: Architecture) -> bool:
+        """Whether it trains as the others' teacher in the same step."""
+        return self.joint is not None and architecture == self.supernet.space.largest()
 
     def _update(self, images: int) -> None:
         """Change the weights, and their moving average, by the summed gradients of a step's students.
@@ -287,6 +319,10 @@ class Trainer:
         self.averaged = copy.deepcopy(self.supernet) if self.config.ema_decay is not None else None
         self.best = None
         self.lowest_loss = float("inf")
+        self.graphs: StepGraphs | None = None
+        if self.device.type == "cuda" and self.joint is None and world_size() == 1:
+            self.graphs = StepGraphs(self._numbers, self.compute, self.generator)
+            self.captured = {stage.space.smallest(), stage.space.largest()}
 
     def _learn_from(self, teacher: nn.Module) -> None:
         """Take a network for the teacher, and count its answers."""
