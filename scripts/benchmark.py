@@ -153,9 +153,23 @@ def trainer(
     side: int = 32,
     steps: int = 10,
     crafting: Mapping[str, Any] | None = None,
+    attack: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
     device: str = "auto",
 ) -> Trainer:
-    """A trainer that stands at the beginning of a phase of RSLAD, with a teacher of random weights."""
+    """A trainer that stands at the beginning of a phase of RSLAD, with a teacher of random weights.
+
+    Args:
+        place: its run directory.
+        batch_size: images of a step.
+        family: of the supernet.
+        side: of the images, in pixels.
+        steps: of PGD.
+        crafting: section of the phase.
+        attack: in place of PGD.
+        options: of the family.
+        device: as in a configuration.
+    """
     phase = {
         "name": "students",
         "epochs": 1,
@@ -169,8 +183,8 @@ def trainer(
             "data": {"name": "cifar10"},
             "device": device,
             "batch_size": batch_size,
-            "supernet": {"family": family},
-            "attack": {"name": "pgd", "steps": steps, "step_size": 2 / 255},
+            "supernet": {"family": family, **(options or {})},
+            "attack": attack or {"name": "pgd", "steps": steps, "step_size": 2 / 255},
             "phases": [{**phase, "name": "teacher", "elastic": [], "objective": {"name": "trades"}}, phase],
         }
     )
