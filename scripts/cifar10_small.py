@@ -39,6 +39,7 @@ ALONE = ("3M", "9M", "27M")
 FORMAT = "onnx-int8"
 TABLES = "<!-- tables, by scripts/cifar10_small.py -->"
 STRONG = "autoattack"
+TEST_IMAGES = 10_000
 WAYS = ("eager", "onnxruntime")
 
 
@@ -114,7 +115,7 @@ class Results:
 
         def work() -> dict[str, Any]:
             source = teacher_of(run, run.config(), load_checkpoint(run.checkpoint)).source
-            return self._evaluated(Path(str(source)), ["pgd20"], None)
+            return self._evaluated(Path(str(source)), ["pgd20"], TEST_IMAGES)
 
         self.measured("teacher", run, None, work)
 
@@ -150,7 +151,7 @@ class Results:
 
             self.measured("latency", run, budget, work)
 
-    def _evaluated(self, student: Path, attacks: list[str], limit: int | None) -> dict[str, Any]:
+    def _evaluated(self, student: Path, attacks: list[str], limit: int) -> dict[str, Any]:
         (found,) = evaluate(student, attacks, limit=limit, data_root=self.arguments.data_root)
         measurement = found.measurement
         return {
