@@ -223,14 +223,17 @@ class Faults:
                 files._flush_to_disk = full
                 try:
                     work()
-                    return
+                    if left > 0:  # there are not so many writes
+                        return
+                    found[name]["without a word"] += 1  # such as energy's, which stop no work
                 except (OSError, UserError, Stopped):
-                    found[name]["faults"] += 1
+                    found[name]["refused"] += 1
                 except Exception as error:
                     found[name]["tracebacks"] += 1
                     print(f"{name}, write {write}: {type(error).__name__}: {error}", file=sys.stderr)
                 finally:
                     files._flush_to_disk = flush
+                found[name]["faults"] += 1
                 again()
 
         runs = [self.new()]

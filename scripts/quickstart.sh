@@ -10,6 +10,9 @@ budgets=(150K 600K 4M) # multiply-adds; one student each
 make_environment report
 proard=.venv/bin/proard
 
+# One that comes with the package, on the images that come with it.
+"$proard" evaluate zoo:cifar10-jpeg/flops-9M
+
 run=runs/quickstart
 [ ! -e "$run" ] || run=runs/quickstart-$(date +%Y%m%d-%H%M%S)
 

@@ -1,0 +1,39 @@
+"""A part of scripts/faults.py: of every kind of fault a few; all of them are in docs/results/faults.md."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "scripts"))
+from faults import MODES, Faults  # noqa: E402
+
+BAD = ("lost checkpoints", "wrong results", "tracebacks")
+
+
+@pytest.fixture
+def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Faults:
+    monkeypatch.chdir(tmp_path)
+    return Faults(tmp_path, random.Random(1))
+
+
+def check(found: dict[str, Counter[str]]) -> None:
+    for of, counts in found.items():
+        assert counts["faults"], of
+        assert not [name for name in BAD if counts[name]], (of, counts)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_training_that_is_stopped_ends_where_it_would_have(faults: Faults, number: signal.Signals) -> None:
+    check({MODES[0]: faults.interrupted(MODES[0], number, 1)})
+
+
+@pytest.mark.parametrize(("kind", "count"), [("disk", 3), ("bytes", 6), ("configs", 40)])
+def test_nothing_is_lost_or_wrong(faults: Faults, kind: str, count: int) -> None:
+    check(getattr(faults, kind)(count))
