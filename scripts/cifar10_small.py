@@ -191,7 +191,7 @@ def _of_card(student: Path) -> dict[str, Any]:
 def tables(rows: Iterable[dict[str, Any]]) -> list[str]:
     """Markdown lines."""
     rows = list(rows)
-    seeds = sorted({row["seed"] for row in rows})
+    seeds, measured = sorted({row["seed"] for row in rows}), {row["measured"] for row in rows}
 
     def of(what: str, budget: str | None, field: str, scale: float = 100, digits: int = 1) -> str:
         found = [row for row in rows if row["measured"] == what and row["budget"] == budget]
@@ -206,20 +206,26 @@ def tables(rows: Iterable[dict[str, Any]]) -> list[str]:
         "",
         "| budget | 10^6 multiply-adds | parameters | clean | PGD-20, 10,000 images | AutoAttack, 1,000 images |",
         "|---|---|---|---|---|---|",
-        f"| teacher | | | {of('teacher', None, 'clean')} | {of('teacher', None, 'robust')} | |",
     ]
+    if "teacher" in measured:
+        lines.append(f"| teacher | | | {of('teacher', None, 'clean')} | {of('teacher', None, 'robust')} | |")
     for budget in BUDGETS:
         cells = [of("student", budget, "multiply_adds", 1e-6, 2), of("student", budget, "parameters", 1, 0)]
         cells += [of("student", budget, "clean"), of("student", budget, "robust"), of(STRONG, budget, "robust")]
         lines.append(f"| {budget} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "The same architectures trained alone, from random weights, by the same teacher, for as many epochs:",
-        "",
-        "| budget | clean, cut out | clean, alone | PGD-20, cut out | PGD-20, alone | difference in PGD-20 |",
-        "|---|---|---|---|---|---|",
-    ]
-    for budget in ALONE:
+    measured = {row["measured"] for row in rows}
+    lines += (
+        []
+        if "alone" not in measured
+        else [
+            "",
+            "The same architectures trained alone, from random weights, by the same teacher, for as many epochs:",
+            "",
+            "| budget | clean, cut out | clean, alone | PGD-20, cut out | PGD-20, alone | difference in PGD-20 |",
+            "|---|---|---|---|---|---|",
+        ]
+    )
+    for budget in ALONE if "alone" in measured else ():
         difference = of("alone", budget, "robust_accuracy_difference")
         cells = [of(what, budget, field) for field in ("clean", "robust") for what in ("student", "alone")]
         lines.append(f"| {budget} | {' | '.join(cells)} | {difference} |")
