@@ -109,6 +109,26 @@ def test_a_part_that_cannot_be_captured_runs_as_it_did(monkeypatch: pytest.Monke
     assert len(tried) == len(said) == 1
 
 
+def test_what_waits_for_the_device_is_found_before_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step in which it is found is done again, with the same draws, and counted once."""
+    meter, generator = ComputeMeter(), torch.Generator().manual_seed(0)
+
+    def part(architecture: Any, images: torch.Tensor, labels: torch.Tensor, progress: Any) -> torch.Tensor:
+        meter.spent["attack"] += 5
+        drawn = torch.rand(1, generator=generator)
+        if isinstance(progress, torch.Tensor):
+            raise RuntimeError("called a synchronizing CUDA operation")
+        return drawn
+
+    monkeypatch.setattr(graphs, "capture", lambda function, generator: pytest.fail("must not be tried"))
+    run = StepGraphs(part, meter, generator)
+    with pytest.warns(UserWarning, match="synchronizing") as said:
+        drawn = [float(run("a", torch.ones(2), torch.ones(2), 0.5)) for _ in range(5)]  # type: ignore[arg-type]
+    assert drawn == torch.rand(5, generator=torch.Generator().manual_seed(0)).tolist()
+    assert meter.spent["attack"] == 25
+    assert len(said) == 1
+
+
 @ON_A_GPU
 def test_on_a_gpu_the_graphs_train_what_plain_steps_train(tiny: dict[str, Any], tmp_path: Path) -> None:
     """The same draws, the same passes; the weights differ by rounding, as kernels may be chosen otherwise."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -42,15 +43,25 @@ class StepGraphs:
         """The part's numbers; its gradients are added."""
         key = (architecture, images.shape)
         self.seen[key] += 1
-        if self.possible and self.seen[key] > WARM_UP and key not in self.replays:
-            try:
-                self.replays[key] = self._captured(architecture, images, labels)
-            except RuntimeError as error:  # something in it waits for the device, such as an objective of the user's
-                self.possible = False
-                warnings.warn(f"steps are not captured as CUDA graphs: {first_line(error)}", stacklevel=2)
         if key in self.replays:
             return self.replays[key](images, labels, progress)
-        return self.part(architecture, images, labels, progress)
+        if not self.possible or self.seen[key] < WARM_UP:
+            return self.part(architecture, images, labels, progress)
+        state, before = self.generator.get_state(), dict(self.meter.spent)
+        try:
+            if (
+                self.seen[key] == WARM_UP
+            ):  # a failed capture is hard to leave: what waits for the device is found before
+                with waiting_refused():
+                    return self.part(architecture, images, labels, torch.full((), progress, device=images.device))
+            self.replays[key] = self._captured(architecture, images, labels)
+        except RuntimeError as error:  # such as an objective that looks at a number
+            self.possible = False
+            warnings.warn(f"steps are not captured as CUDA graphs: {first_line(error)}", stacklevel=2)
+            self.generator.set_state(state)
+            self.meter.spent.update(before)
+            return self.part(architecture, images, labels, progress)
+        return self.replays[key](images, labels, progress)
 
     def _captured(
         self, architecture: Architecture, images: Tensor, labels: Tensor
@@ -73,22 +84,30 @@ class StepGraphs:
         return run
 
 
+@contextmanager
+def waiting_refused() -> Iterator[None]:
+    """What waits for a GPU raises a RuntimeError."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
 def capture(function: Callable[[], Tensor], generator: torch.Generator) -> Callable[[], Tensor]:
     """A function without arguments as a CUDA graph: each call of what is returned does it again.
 
     Raises:
         RuntimeError: it waits for the device, which a graph cannot.
     """
-    state = generator.get_state()
     graph = torch.cuda.CUDAGraph()
     graph.register_generator_state(generator)
-    try:
-        with torch.cuda.graph(graph):
-            result = function()
-    except RuntimeError:
-        torch.cuda.synchronize()
-        generator.set_state(state)
-        raise
+    with torch.cuda.graph(graph):
+        result = function()
 
     def replay() -> Tensor:
         graph.replay()
