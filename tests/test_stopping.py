@@ -17,6 +17,7 @@ import torch
 import yaml
 from PIL import Image
 from test_training import same, wait_for
+from torch.utils.data._utils import signal_handling
 
 from proard.config import DataConfig
 from proard.data import StreamedImageSet, WorkerDied, load_data
@@ -103,18 +104,22 @@ def test_a_signal_to_the_whole_group(name: str, job: subprocess.Popen[str], tmp_
     resumed(tmp_path / "run")
 
 
+@pytest.mark.parametrize("moment", ["decode_image", "_set_worker_signal_handlers"])
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_those_that_decode_leave_signals_to_the_training(
-    name: str, images: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, moment: str, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A signal to a group reaches them as well, and may do so before the training has noticed anything."""
-    decode = image_module.decode_image
+    """A signal to a group reaches them as well, and may do so before the training has noticed anything: while they
+    decode, and while they start."""
+    place = image_module if moment == "decode_image" else signal_handling
+    work = getattr(place, moment)
 
-    def signalled(path: Path, size: int) -> np.ndarray:
+    def signalled(*arguments: Any) -> Any:
+        found = work(*arguments)
         os.kill(os.getpid(), getattr(signal, name))
-        return decode(path, size)
+        return found
 
-    monkeypatch.setattr(image_module, "decode_image", signalled)
+    monkeypatch.setattr(place, moment, signalled)
     data = load_data(DataConfig(name="image_folder", root=images, image_size=16, memory_limit=1e9, workers=1))
     folder, files = images / "train", ["dark/0.png", "light/0.png"]
     streamed = StreamedImageSet(folder, files, torch.tensor([0, 1]), 16, workers=1)

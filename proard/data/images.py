@@ -151,16 +151,30 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+# What SLURM, torchrun, docker and Ctrl-C send to all processes; the training handles it, and then ends those that decode
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def _hold_signals(how: str) -> None:
+    """``BLOCK`` or ``UNBLOCK`` them; processes that are started meanwhile hold them from their first moment."""
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows, which has no groups of processes either
+        signal.pthread_sigmask(getattr(signal, f"SIG_{how}"), _SIGNALS)
+
+
 def _leave_signals_to_the_parent(_: int) -> None:
-    """SLURM, torchrun, docker and Ctrl-C send them to all processes; the training handles them, and then ends this."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    _hold_signals("UNBLOCK")
 
 
 def _until_one_dies(loader: DataLoader[Bytes | str]) -> Iterator[Bytes | str]:
     try:
-        yield from loader
+        _hold_signals("BLOCK")
+        try:
+            batches = iter(loader)
+        finally:
+            _hold_signals("UNBLOCK")
+        yield from batches
     except (RuntimeError, OSError) as error:  # the loader's words for it, and the system's where it has no process left
         raise WorkerDied(f"a process that decodes images died ({first_line(error)[:200]})") from error
 
