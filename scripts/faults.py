@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ TINY: dict[str, Any] = {
     "evaluation": {"attack": {"steps": 2}, "limit": 30},
     "energy": {"enabled": False},
 }
+Found = Iterator[tuple[str, Counter[str]]]  # of what, and the counts
 TIMES = ("seconds", "images_per_second", "peak_memory_bytes", "processor_seconds")
 ODD: tuple[Any, ...] = (
     None,
@@ -127,7 +128,7 @@ class Faults:
         command = [sys.executable, "-m"]
         if mode == MODES[1]:
             command += ["torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
-            command += ["--rdzv-endpoint=localhost:0", "-m"]
+            command += ["--rdzv-endpoint=localhost:0", "-m", "--"]
         command += ["proard", "train", "--run", str(run), "--quiet"]
         command += ["--resume"] if (run / "config.yaml").exists() else ["--config", str(self.config(mode))]
         return subprocess.Popen(
@@ -185,18 +186,20 @@ class Faults:
         except UserError:
             return False
 
-    def kills(self, count: int) -> dict[str, Counter[str]]:
+    def kills(self, count: int) -> Found:
         """SIGKILL."""
-        return {mode: self.interrupted(mode, signal.SIGKILL, -(-count // len(MODES))) for mode in MODES}
+        for mode in MODES:
+            yield mode, self.interrupted(mode, signal.SIGKILL, -(-count // len(MODES)))
 
-    def terms(self, count: int) -> dict[str, Counter[str]]:
+    def terms(self, count: int) -> Found:
         """SIGTERM to the group; torchrun says in a traceback that a process left, so its output is not looked at."""
-        return {mode: self.interrupted(mode, signal.SIGTERM, -(-count // len(MODES))) for mode in MODES}
+        for mode in MODES:
+            yield mode, self.interrupted(mode, signal.SIGTERM, -(-count // len(MODES)))
 
     # -----------------------------------------------------------------------------------------------------------------
     # In this process
 
-    def disk(self, count: int) -> dict[str, Counter[str]]:
+    def disk(self, count: int) -> Found:
         """No space at the first write, the second ..., of every command that writes."""
         from proard.commands.report import write_report
         from proard.commands.search import search
@@ -257,9 +260,9 @@ class Faults:
 
         attempts("extract", lambda: extract(budget, run=whole), extracted)
         attempts("report", lambda: write_report(whole), lambda: write_report(whole))
-        return found
+        yield from found.items()
 
-    def bytes(self, count: int) -> dict[str, Counter[str]]:
+    def bytes(self, count: int) -> Found:
         """Changed, cut or lengthened files of a run and of a student."""
         from proard.commands.train import train
 
@@ -281,10 +284,9 @@ class Faults:
 
         readers: dict[Path, Callable[[], Any]] = {run / name: read_run for name in ("config.yaml", "checkpoint.pt")}
         readers |= {path: read_student for path in sorted(student.path.iterdir()) if path.name != "README.md"}
-        found = {}
         for path, read in readers.items():
             before, expected = path.read_bytes(), read()
-            found[path.name] = counts = Counter[str]()
+            counts = Counter[str]()
             for _ in range(count):
                 path.write_bytes(self.damaged(before))
                 counts["faults"] += 1
@@ -296,7 +298,7 @@ class Faults:
                     counts["tracebacks"] += 1
                     print(f"{path.name}: {type(error).__name__}: {error}", file=sys.stderr)
             path.write_bytes(before)
-        return found
+            yield path.name, counts
 
     def damaged(self, content: bytes) -> bytes:
         """Some bytes changed, or an end that is missing or too much."""
@@ -306,7 +308,7 @@ class Faults:
         kind = self.rng.random()
         return bytes(changed[: self.rng.randrange(len(changed))] if kind < 0.1 else changed) + b"x" * (kind > 0.9)
 
-    def configs(self, count: int) -> dict[str, Counter[str]]:
+    def configs(self, count: int) -> Found:
         """Random changes of one or two keys."""
         counts: Counter[str] = Counter()
         whole = parse_config(shorter()).model_dump(mode="json")
@@ -326,7 +328,7 @@ class Faults:
             except Exception as error:
                 counts["tracebacks"] += 1
                 print(f"{json.dumps(values)[:2000]}: {type(error).__name__}: {error}", file=sys.stderr)
-        return {"quickstart, shorter": counts}
+        yield "two small phases on the digits", counts
 
     def change(self, values: dict[str, Any]) -> None:
         """Put another value, or an unknown key, somewhere."""
@@ -390,7 +392,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         faults = Faults(Path(place), random.Random(options.seed))
         for kind in options.only:
-            for of, counts in getattr(faults, kind)(options.count or COUNTS[kind]).items():
+            for of, counts in getattr(faults, kind)(options.count or COUNTS[kind]):
                 usual = ("faults", "lost checkpoints", "wrong results", "tracebacks")
                 rest = ", ".join(f"{n} {name}" for name, n in counts.items() if name not in usual)
                 table.add([kind, of, *(str(counts[name]) for name in usual), rest], dict(counts))

@@ -123,6 +123,7 @@ def test_whatever_is_no_training_image_is_said(root: Path, capsys: pytest.Captur
     (cat / "gone.png").symlink_to(root / "nowhere.png")
     (cat / "circle").symlink_to(root / "train" / "cat", target_is_directory=True)
     (cat / "notes.txt").touch()
+    os.mkfifo(cat / "pipe.png")
     before = len(load_data(config(root)).train)
     (line,) = capsys.readouterr().err.splitlines()
     for words in (
@@ -131,6 +132,7 @@ def test_whatever_is_no_training_image_is_said(root: Path, capsys: pytest.Captur
         "1 a link to nothing, such as cat/gone.png",
         "1 a link to a folder that it is in, such as cat/circle",
         "1 not named like an image, such as cat/notes.txt",
+        "1 no file, such as cat/pipe.png",
     ):
         assert words in line
     outside = root.parent / "elsewhere"

@@ -36,4 +36,4 @@ def test_a_training_that_is_stopped_ends_where_it_would_have(faults: Faults, num
 
 @pytest.mark.parametrize(("kind", "count"), [("disk", 3), ("bytes", 6), ("configs", 40)])
 def test_nothing_is_lost_or_wrong(faults: Faults, kind: str, count: int) -> None:
-    check(getattr(faults, kind)(count))
+    check(dict(getattr(faults, kind)(count)))

@@ -163,8 +163,10 @@ def _walk(folder: Path) -> list[tuple[str, str | None]]:
                 found.append((name, "hidden"))
             elif entry.is_dir():
                 walk(Path(entry.path), above | {real})
+            elif os.path.exists(entry.path):
+                found.append((name, None if entry.is_file() else "no file"))  # such as a pipe, which is read for ever
             else:
-                found.append((name, None if os.path.exists(entry.path) else "a link to nothing"))
+                found.append((name, "a link to nothing"))
 
     walk(folder, frozenset())
     return sorted(found)

@@ -151,7 +151,7 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-# What SLURM, torchrun, docker and Ctrl-C send to all processes; the training handles it, and then ends those that decode
+# SLURM, torchrun, docker and Ctrl-C send these to all processes; the training handles them, then ends those that decode
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
