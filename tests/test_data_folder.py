@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -111,6 +112,17 @@ def test_subfolders_and_hidden_files(root: Path, capsys: pytest.CaptureFixture[s
     notice = capsys.readouterr().err.strip()
     assert "boxes.txt" in notice
     assert "\n" not in notice
+
+
+def test_a_split_that_is_not_read_and_a_class_that_is_not_tested_are_said(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(root / "test", root / "val")
+    shutil.rmtree(root / "test" / "dog")
+    assert len(load_data(config(root)).test) == 3
+    split, untested = capsys.readouterr().err.splitlines()
+    assert "left out val/" in split
+    assert "test: has no images of dog" in untested
 
 
 def test_whatever_is_no_training_image_is_said(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,7 +101,8 @@ def test_a_signal_to_the_whole_group(name: str, job: subprocess.Popen[str], tmp_
     assert "saved" in line
     assert "--resume" in line
     assert not children(job.pid)
-    resumed(tmp_path / "run")
+    if name == "SIGTERM":  # what is saved is the same
+        resumed(tmp_path / "run")
 
 
 @pytest.mark.parametrize("moment", ["decode_image", "_set_worker_signal_handlers"])

@@ -17,6 +17,7 @@ import typer
 
 from proard.commands import options
 from proard.commands.exit_code import exit_code
+from proard.commands.streams import enduring_streams
 from proard.common.budget_kinds import KINDS, PLAIN
 from proard.common.errors import reason
 from proard.common.progress import lines_on_standard_error
@@ -352,5 +353,5 @@ def configs(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and leave with its exit code: 0 done, 2 the input is wrong, 130 on Ctrl-C, 1 anything else."""
     chosen = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    with lines_on_standard_error():
-        sys.exit(exit_code(lambda: app(args=chosen, prog_name="proard", standalone_mode=False)))
+    with enduring_streams() as check_output, lines_on_standard_error():
+        sys.exit(exit_code(lambda: app(args=chosen, prog_name="proard", standalone_mode=False) or check_output()))

@@ -38,10 +38,14 @@ def print_students(students: Sequence[MeasuredStudent]) -> None:
 def print_zoo(students: Sequence[ZooStudent]) -> None:
     """What comes with the package: names, costs and accuracies, and on how many images some of them are."""
     _print_students([student.row() for student in students])
-    for student in students[:1]:
-        for name, accuracy in student.accuracies.items():
-            if accuracy.total < student.accuracies["clean"].total:
-                say(f"images:  {name} is on {accuracy.total} of them", fold=True)
+    fewer = {
+        f"images:  {name} is on {accuracy.total} of {student.accuracies['clean'].total} test images"
+        for student in students
+        for name, accuracy in student.accuracies.items()
+        if accuracy.total < student.accuracies["clean"].total
+    }
+    for line in sorted(fewer):
+        say(line, fold=True)
 
 
 def print_evaluations(results: Sequence[Evaluation]) -> None:

@@ -50,6 +50,10 @@ def load_image_folder(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str
             f"data {test}: has class folders that {train} lacks: {', '.join(unknown)}; rename or remove them "
             f"(training classes: {', '.join(classes)})"
         )
+    if len(tests) > 1:
+        print(f"data {root}: left out val/: test/ is tested on, and a part of train/ validates", file=sys.stderr)
+    if untested := [name for name in classes if not (test / name).is_dir()]:
+        print(f"data {test}: has no images of {', '.join(untested)}; accuracies say nothing of them", file=sys.stderr)
     listings = {folder: _list_images(folder, classes) for folder in (train, test)}
     streamed = sum(len(files) for files, _ in listings.values()) * 3 * size * size > config.memory_limit
 
@@ -68,7 +72,9 @@ def load_image_folder(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str
     broken = {folder: _broken(root, folder, files) for folder, (files, _) in listings.items()}
     if found := [f"{folder / file} ({problem})" for folder in broken for file, problem in broken[folder].items()]:
         more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-        line = f"data {root}: {len(found)} images cannot be read: {', '.join(found[:NAMED])}{more}"
+        line = (
+            f"data {root}: {len(found)} image{'s' * (len(found) > 1)} cannot be read: {', '.join(found[:NAMED])}{more}"
+        )
         if not config.skip_broken:
             raise UserError(f"{line}; replace or remove them, or leave them out with data.skip_broken: true")
         print(f"{line}; left out", file=sys.stderr)
