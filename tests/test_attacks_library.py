@@ -208,9 +208,9 @@ def test_in_inference_mode(case: tuple[str, str]) -> None:
         assert attack.until_fooled(model, x * 1, y * 1, generator).shape == x.shape
 
 
-def test_a_model_in_half_precision(case: tuple[str, str]) -> None:
+def test_a_model_in_another_precision(case: tuple[str, str]) -> None:
     model, x, y = everything()
-    for dtype in (torch.bfloat16, torch.float16):
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
         adversarial = quick(*case, eps=0.2 if case[0] == "autoattack" else 0.05)(model.to(dtype), x, y)
         assert adversarial.dtype == torch.float32
         assert (adversarial - x).abs().amax() > 0
@@ -249,6 +249,14 @@ WRONG: dict[str, tuple[Any, str]] = {
     "NaN": (lambda model, x, y: (model, torch.where(x > 0.9, float("nan"), x), y), "images must be within.*nan"),
     "infinite": (lambda model, x, y: (model, torch.where(x > 0.9, float("inf"), x), y), "images must be within"),
     "bytes": (lambda model, x, y: (model, (255 * x).byte(), y), "images must be floating point"),
+    "an array": (lambda model, x, y: (model, x.numpy(), y), "images must be a tensor, got a ndarray"),
+    "a list": (lambda model, x, y: (model, x, y.tolist()), "labels must be a tensor, got a list"),
+    "sparse": (lambda model, x, y: (model, x.to_sparse(), y), "images must be a dense tensor.*sparse_coo"),
+    "no values": (lambda model, x, y: (model, x.to("meta"), y), "images must be a dense tensor.*meta"),
+    "no model": (lambda model, x, y: ("model", x, y), "model must be a module or a function, got a str"),
+    "a single logit": (lambda model, x, y: (lambda z: model(z)[:, :1], x, 0 * y), "for each of two or more classes"),
+    "other channels": (lambda model, x, y: (model, x[:, :1], y), "the model fails on images.*channels"),
+    "channels last": (lambda model, x, y: (model, x.permute(0, 2, 3, 1), y), "the model fails on images.*channels"),
 }
 
 

@@ -165,6 +165,19 @@ def test_images_and_labels_that_cannot_be_measured(attacks: dict[str, Attack]) -
     for class_ in (-100, 2):
         with pytest.raises(ValueError, match=str(class_)):
             measured(images, torch.full_like(labels, class_))
+    with pytest.raises(ValueError, match="no images"):
+        measured(images[:0], labels[:0])
+    with pytest.raises(ValueError, match="a tensor, got a ndarray"):
+        measured(images.numpy(), labels)
+    for network, words in (
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(9, 2)),
+            r"fails on images \(4, 1, 4, 4\).*cannot be multiplied",
+        ),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 1)), "two or more classes"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            measure(network, [(images, 0 * labels)], attacks)
 
 
 def test_accuracies_as_plain_values() -> None:

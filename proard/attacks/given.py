@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+from proard.common.errors import first_line
 
 Model = Callable[[torch.Tensor], torch.Tensor]
 
@@ -14,8 +17,9 @@ def usable_images(images: torch.Tensor, bounds: tuple[float, float]) -> torch.Te
     """Images (N, ...) that gradients can be taken of, also if they were made in inference mode.
 
     Raises:
-        ValueError: not floating point, not finite, or outside the bounds.
+        ValueError: no tensor of numbers, not floating point, not finite, or outside the bounds.
     """
+    _check_tensor(images, "images")
     if not images.is_floating_point():
         raise ValueError(f"images must be floating point in {bounds}, got {images.dtype}")
     if images.numel():
@@ -32,8 +36,9 @@ def usable_labels(labels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """Labels (N,) as int64; whether the model has as many classes is seen when it is called.
 
     Raises:
-        ValueError: not integers, not one for each image, or negative.
+        ValueError: no tensor of numbers, not integers, not one for each image, or negative.
     """
+    _check_tensor(labels, "labels")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be class indices, integers, got {labels.dtype}")
     if labels.shape != images.shape[:1]:
@@ -43,20 +48,48 @@ def usable_labels(labels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     return labels.clone().long() if labels.is_inference() else labels.long()
 
 
+def _check_tensor(given: object, name: str) -> None:
+    if not isinstance(given, torch.Tensor):
+        raise ValueError(f"{name} must be a tensor, got a {type(given).__name__}; see torch.as_tensor")
+    if given.layout != torch.strided or given.is_meta:
+        raise ValueError(f"{name} must be a dense tensor, got one on {given.device} of layout {given.layout}")
+
+
 def usable_model(model: Model, labels: torch.Tensor) -> Model:
-    """The model, whose every answer is looked at; one in half precision is given what it computes in.
+    """The model, whose every answer is looked at; a module is given images in the precision that it computes in.
 
     Its answer must be logits (N, K), for labels (N,) below K; else a ValueError says what it is.
+
+    Raises:
+        ValueError: nothing that can be called.
     """
+    if not callable(model):
+        raise ValueError(f"the model must be a module or a function, got a {type(model).__name__}")
     classes = int(labels.max()) + 1 if len(labels) else 0
     return _CheckedModule(model, classes) if isinstance(model, nn.Module) else _checked(model, classes)
+
+
+class ModelError(ValueError, RuntimeError):
+    """A model fails on what it is given; what it said, and what that was."""
+
+
+@contextmanager
+def given_to_model(images: torch.Tensor) -> Iterator[None]:
+    """Make a `ModelError` of what PyTorch says inside of a model; running out of memory is an error of another kind."""
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error) is not RuntimeError:
+            raise
+        shape = tuple(images.shape)
+        raise ModelError(f"the model fails on images {shape} of {images.dtype}: {first_line(error)}") from error
 
 
 def check_logits(logits: torch.Tensor, images: torch.Tensor, classes: int) -> None:
     """Refuse what is no answer of a classifier.
 
     Raises:
-        ValueError: no tensor, not (N, K) for N images, or K below ``classes``, which the labels need.
+        ValueError: no tensor, not (N, K) for N images, or K below 2 or ``classes``, which the labels need.
     """
     if not isinstance(logits, torch.Tensor):
         found = type(logits).__name__
@@ -64,13 +97,16 @@ def check_logits(logits: torch.Tensor, images: torch.Tensor, classes: int) -> No
     if logits.dim() != 2 or len(logits) != len(images) or not logits.is_floating_point():
         shape = tuple(logits.shape)
         raise ValueError(f"the model must return logits ({len(images)}, K), got {logits.dtype} of shape {shape}")
+    if logits.shape[1] < 2:
+        raise ValueError("the model must return a logit for each of two or more classes, got a single one")
     if logits.shape[1] < classes:
         raise ValueError(f"labels go up to {classes - 1}, the model has classes 0 to {logits.shape[1] - 1}")
 
 
 def _checked(model: Model, classes: int) -> Model:
     def call(images: torch.Tensor) -> torch.Tensor:
-        logits = model(images)
+        with given_to_model(images):
+            logits = model(images)
         check_logits(logits, images, classes)
         return logits
 
@@ -83,11 +119,11 @@ class _CheckedModule(nn.Module):
     def __init__(self, model: nn.Module, classes: int) -> None:
         super().__init__()
         self.model, self.classes, self.training = model, classes, False
-        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-        self.precision: torch.dtype | None = dtype if dtype in (torch.float16, torch.bfloat16) else None
+        self.precision = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (N, K), in the precision of the images."""
-        logits = self.model(images if self.precision is None else images.to(self.precision))
+        with given_to_model(images):
+            logits = self.model(images if self.precision is None else images.to(self.precision))
         check_logits(logits, images, self.classes)
-        return logits if self.precision is None else logits.to(images.dtype)
+        return logits if self.precision in (None, images.dtype) else logits.to(images.dtype)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from proard.attacks import Attack, check_result
-from proard.attacks.given import check_logits, usable_images, usable_labels
+from proard.attacks.given import check_logits, given_to_model, usable_images, usable_labels
 from proard.common.distributed import gathered, rank, share
 from proard.common.errors import UserError
 from proard.evaluation.fast_copy import fast_copy
@@ -123,7 +123,7 @@ def measure(
 
     Raises:
         UserError: the network has batch norm that was never calibrated, or answers that are not finite.
-        ValueError: images that are not finite and in [0, 1], labels that are no classes of the network.
+        ValueError: images that are not finite and in [0, 1], labels that are no classes of the network, or none at all.
         AttackError: an attack returned images that are not admissible.
     """
     if own:
@@ -144,7 +144,8 @@ def measure(
             images = usable_images(images, (0.0, 1.0))
             labels = usable_labels(labels, images)
             if fast is None:
-                fast = fast_copy(network, images)
+                with given_to_model(images):
+                    fast = fast_copy(network, images)
             if fast is not network:
                 images = images.contiguous(memory_format=torch.channels_last)
             images, labels = _correct(fast, images, images, labels)
@@ -167,6 +168,8 @@ def measure(
         total, clean, *counts = [sum(column) for column in zip(*gathered(counts), strict=True)]
         attacked = dict(zip(attacks, counts[: len(attacks)], strict=True))
         correct = dict(zip(attacks, counts[len(attacks) :], strict=True))
+    if total == 0:
+        raise ValueError("no images to measure accuracy on")
     robust = {name: RobustAccuracy(correct[name], total, attacked[name]) for name in attacks}
     return Measurement(Accuracy(clean, total), robust)
 
@@ -204,7 +207,7 @@ def _correct(
     network: nn.Module, seen: torch.Tensor, images: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The images, and labels, for which the network is right about what it sees."""
-    with torch.no_grad():
+    with torch.no_grad(), given_to_model(seen):
         logits = network(seen)
     check_logits(logits, images, int(labels.max()) + 1)
     if broken := int((~logits.isfinite().all(1)).sum()):
