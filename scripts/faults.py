@@ -41,8 +41,9 @@ from proard import evaluate, extract, load_student
 from proard.common.errors import Stopped, UserError
 from proard.config import Config, parse_config
 from proard.data import load_data
-from proard.runs.checkpoint import load_checkpoint
+from proard.runs.checkpoint import FREE_KEYS, load_checkpoint
 from proard.runs.run import Run, read_metrics
+from proard.runs.trained_run import MEASURING, TrainedRun
 from proard.training import Trainer
 
 KINDS = ("kills", "terms", "disk", "bytes", "configs")
@@ -165,7 +166,10 @@ class Faults:
                 try:
                     process.wait(self.rng.uniform(0.2, 1.0) * seconds)
                 except subprocess.TimeoutExpired:
+                    ranks = children(process.pid) if mode == MODES[1] and number == signal.SIGKILL else []
                     os.killpg(process.pid, number)
+                    for rank in ranks:  # each in a group of its own; torchrun would end them on any other signal
+                        os.kill(rank, number)
                     found["faults"] += 1
                 _, errors = process.communicate()
                 found["tracebacks"] += "Traceback" in errors and mode != MODES[1]
@@ -271,8 +275,9 @@ class Faults:
         images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
         def read_run() -> Any:
-            state = load_checkpoint(run / "checkpoint.pt")
-            return [state["position"], [t.tolist() for t in state["supernet"].values()], Run(run).config().model_dump()]
+            trained = TrainedRun(Run(run))  # what of it may be changed by hand may be changed by chance
+            config = trained.config.model_dump(exclude={*FREE_KEYS, *MEASURING})
+            return [config, [t.tolist() for t in trained.supernet.state_dict().values()]]
 
         def read_student() -> Any:
             (measured,) = evaluate(student.path, limit=10)
@@ -346,6 +351,12 @@ class Faults:
             number = isinstance(at[key], int | float) and self.rng.random() < 0.7
             at[key] = at[key] * self.rng.choice((0, -1, 0.5, 1, 2, 3)) if number else self.rng.choice(ODD)
             return
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started."""
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
 
 
 def shorter() -> dict[str, Any]:

@@ -165,8 +165,6 @@ def test_images_and_labels_that_cannot_be_measured(attacks: dict[str, Attack]) -
     for class_ in (-100, 2):
         with pytest.raises(ValueError, match=str(class_)):
             measured(images, torch.full_like(labels, class_))
-    with pytest.raises(ValueError, match="no images"):
-        measured(images[:0], labels[:0])
     with pytest.raises(ValueError, match="a tensor, got a ndarray"):
         measured(images.numpy(), labels)
     for network, words in (

@@ -549,7 +549,15 @@ def test_every_cost_has_its_kind_of_budget() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["data.validation=0.2", "data.split_seed=4", "supernet.widths=[16, 32]", "data.limit=190"]
+    "key",
+    [
+        "data.validation=0.2",
+        "data.split_seed=4",
+        "supernet.widths=[16, 32]",
+        "data.limit=190",
+        "phases.1.learning_rate=7",
+        "seed=8",
+    ],
 )
 def test_a_configuration_that_was_changed_since(trained_run: Path, tmp_path: Path, key: str) -> None:
     shutil.copytree(trained_run, tmp_path / "run")

@@ -322,7 +322,9 @@ def test_extract_says_when_the_front_is_of_something_else(
     (student,) = extract(flops="1G", run=run, out=tmp_path / "out", quiet=True)
     assert student.card["selection"]["method"] == "measuring"
     assert student.card["selection"]["measured_now"] == len(labelled) > 0
-    assert "front.json: is of other attack, and is not used" in capsys.readouterr().err
+    lines = capsys.readouterr().err
+    assert "front.json: is of other attack, and is not used" in lines
+    assert "threat.eps of config.yaml changed since the training" in lines
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 9}', '{"format": 1, "fingerprint": []}'])

@@ -84,8 +84,8 @@ def check_same_teacher(state: dict[str, Any], source: str, sha256: str | None) -
 
 
 def check_unchanged(
-    state: dict[str, Any], config: Config, path: Path, doing: str = "--resume", sections: tuple[str, ...] = ("",)
-) -> None:
+    state: dict[str, Any], config: Config, path: Path, doing: str = "--resume", but: tuple[str, ...] = ()
+) -> list[str]:
     """Refuse to go on with another configuration than what was trained.
 
     Args:
@@ -93,13 +93,18 @@ def check_unchanged(
         config: as it is now.
         path: of the checkpoint.
         doing: what is refused, for the message.
-        sections: which matter for it; default all.
+        but: sections that may differ for it.
+
+    Returns:
+        The keys that differ and may.
 
     Raises:
         UserError: names the keys that differ.
     """
     before = parse_config(state["config"], f"{path}: config")
-    if changed := [key for key in changed_keys(before, config) if key.startswith(sections)]:
+    changed = changed_keys(before, config)
+    if refused := [key for key in changed if not key.startswith(but)]:
         raise UserError(
-            f"{doing} {path.parent}: {', '.join(changed)} differ from the run; leave them, or start a new run"
+            f"{doing} {path.parent}: {', '.join(refused)} differ from the run; leave them, or start a new run"
         )
+    return changed

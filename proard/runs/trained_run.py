@@ -13,6 +13,8 @@ from proard.runs.components import calibration_batches, supernet_for
 from proard.runs.run import Run
 from proard.supernet import Supernet
 
+MEASURING = ("threat", "validation")  # sections that say how students are chosen and measured, too
+
 
 class TrainedRun:
     """A run with its best weights: what students are cut from.
@@ -26,7 +28,7 @@ class TrainedRun:
         calibration: batches of training images, on the device, for batch-norm statistics.
 
     Raises:
-        UserError: no checkpoint, or a damaged one; images that are missing.
+        UserError: no checkpoint, or a damaged one; a configuration or images that are not those of the training.
     """
 
     def __init__(self, run: Run, config: Config | None = None) -> None:
@@ -36,8 +38,8 @@ class TrainedRun:
         if self.config.threads is not None:
             torch.set_num_threads(self.config.threads)
         state = load_checkpoint(run.checkpoint)
-        if config is None:
-            check_unchanged(state, self.config, run.checkpoint, "run", ("mode", "data", "supernet", "student"))
+        if config is None and (changed := check_unchanged(state, self.config, run.checkpoint, "run", but=MEASURING)):
+            warn(f"run {run.path}: {', '.join(changed)} of config.yaml changed since the training; as it says now")
         self.finished: bool = state["finished"]
         if not self.finished:
             warn(
