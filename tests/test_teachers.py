@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import importlib
 import io
 import os
@@ -363,6 +364,8 @@ def test_what_cannot_be_read_is_one_line(model: nn.Module, student: Path, tmp_pa
         lambda state: {"model": {f"_orig_mod.module.{n}": t for n, t in state.items()}},
         lambda state: {"state_dict": state, "args": argparse.Namespace(lr=0.1, data=Path("x"))},
         lambda state: OrderedDict(state),
+        lambda state: {"net": state, "acc": 91.2, "epoch": 3, "optimizer": {"state": {}, "param_groups": []}},
+        lambda state: {"state_dict_ema": {f"module.{n}": t for n, t in state.items()}},
     ],
 )
 def test_weights_as_trainers_save_them(model: nn.Module, tmp_path: Path, wrapped: Callable[..., Any]) -> None:
@@ -370,6 +373,25 @@ def test_weights_as_trainers_save_them(model: nn.Module, tmp_path: Path, wrapped
     teacher = {"source": str(tmp_path / "weights.pt"), "architecture": "test_resnet", "mean": [0], "std": [1]}
     x = images()
     torch.testing.assert_close(load(teacher)(x), model(x))
+
+
+def test_the_content_says_how_a_file_is_read(model: nn.Module, tmp_path: Path) -> None:
+    save_file(model.state_dict(), tmp_path / "weights.pt")
+    torch.save(model.state_dict(), tmp_path / "zip")
+    torch.save(model.state_dict(), tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    (tmp_path / "zip").rename(tmp_path / "weights.safetensors")
+    x = images()
+    for name in ("weights.pt", "weights.safetensors", "old.ckpt"):
+        teacher = {"source": "timm:test_resnet", "file": str(tmp_path / name), "mean": [0], "std": [1]}
+        torch.testing.assert_close(load(teacher)(x), model(x))
+
+
+def zipped(name: str) -> bytes:
+    """A zip archive with one file."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr(name, "x")
+    return content.getvalue()
 
 
 def test_what_is_no_weights_is_named(model: nn.Module, tmp_path: Path) -> None:
@@ -380,6 +402,11 @@ def test_what_is_no_weights_is_named(model: nn.Module, tmp_path: Path) -> None:
         (pointer, "a pointer of Git LFS"),
         (b'{"error": "not found"}', "a text file in JSON"),
         (b"", "it is empty"),
+        (gzip.compress(b"weights"), "packed by gzip"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (zipped("arrays.npy"), "arrays of NumPy"),
+        (zipped("readme.txt"), "a zip archive of something else"),
+        (zipped("program/constants.pkl"), "a TorchScript program"),
         (b"PK\x03\x04 but no more", "or is damaged"),
     ):
         for name in ("weights.pt", "weights.pth", "weights.safetensors"):
@@ -392,6 +419,8 @@ def test_what_is_no_weights_is_named(model: nn.Module, tmp_path: Path) -> None:
     message = refused({"source": str(file), "architecture": "test_resnet"})
     assert re.search(r"more than tensors \(an object of timm\S+\)", message)
     assert "weights_only" not in message
+    torch.save({name: t * float("nan") for name, t in model.state_dict().items()}, file)
+    assert "weights are not finite" in refused({"source": str(file), "architecture": "test_resnet"})
     torch.save({"epoch": 3, "net": {"inner": 1}}, file)
     assert "it has 'epoch, net ...'" in refused({"source": str(file), "architecture": "test_resnet"})
 

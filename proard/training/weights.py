@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PosixPath
@@ -28,48 +29,73 @@ KINDS = {  # what is downloaded instead of weights, by how it begins
     b"<": "a web page",
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself; 'git lfs pull' fetches that",
     b"{": "a text file in JSON",
-    b"": "empty",
+    b"\x1f\x8b": "packed by gzip; unpack it",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "an array of NumPy",
 }
+IN_ZIP = {"constants.pkl": "a TorchScript program", ".npy": "arrays of NumPy"}  # by the end of a name in it
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a ``.safetensors`` file, or of a state dict that ``torch.save`` wrote.
 
-    A state dict may lie under one of `INSIDE` in a checkpoint, and its names may begin with `WRAPPERS`.
+    Which of the two it is, is seen in the file. A state dict may lie in a checkpoint, under one of `INSIDE` or as the
+    only one there, and its names may begin with `WRAPPERS`.
 
     Raises:
-        UserError: missing, not readable, or more than tensors; says what it is instead, where that can be seen.
+        UserError: missing, not readable, not finite, or more than tensors; says what it is instead, where that is seen.
     """
     if not path.is_file():
         raise UserError(f"no file {path}")
     right = "save them with torch.save(network.state_dict(), ...) or as .safetensors"
+    with path.open("rb") as file:
+        begins = file.read(64)
+    wrong = f"{path} cannot be read as weights"
+    if found := _other_kind(path, begins):
+        raise UserError(f"{wrong}: it is {found}; {right}")
     try:
-        with torch.serialization.safe_globals(HARMLESS):
-            read = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        with torch.serialization.safe_globals(HARMLESS), path.open("rb") as file:  # torch.load would look at the name
+            read = load_file(path) if begins[8:9] == b"{" else torch.load(file, "cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{path} cannot be read as weights: {_instead(path, error)}; {right}") from error
+        raise UserError(f"{wrong}: {_reason(begins, error)}; {right}") from error
     for inside in INSIDE:
         if isinstance(read, Mapping) and isinstance(read.get(inside), Mapping):
             read = read[inside]
-    values = list(read.values()) if isinstance(read, Mapping) else []
-    if not values or not all(isinstance(value, torch.Tensor) for value in values):
+    if isinstance(read, Mapping) and len(states := [value for value in read.values() if _is_state_dict(value)]) == 1:
+        (read,) = states
+    if not _is_state_dict(read):
         found = f"'{', '.join(map(str, list(read)[:NAMED_SHOWN]))} ...'" if isinstance(read, Mapping) else "no names"
         raise UserError(f"{path} holds no state dict, which is names and tensors (it has {found}); {right}")
     weights = {str(name): tensor for name, tensor in read.items()}
+    if broken := next((n for n, t in weights.items() if t.is_floating_point() and not t.isfinite().all()), None):
+        raise UserError(f"{path}: its weights are not finite, such as in {broken}")
     while prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in weights)), ""):
         weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     return weights
 
 
-def _instead(path: Path, error: Exception) -> str:
-    """What a file is that is not weights; PyTorch's own words advise to unpickle it, which could run anything."""
-    with path.open("rb") as file:
-        begins = file.read(64).lstrip()
-    if found := next(
-        (kind for start, kind in KINDS.items() if (begins.startswith(start) if start else not begins)), None
-    ):
-        return f"it is {found}"
-    if path.suffix == ".safetensors":
+def _is_state_dict(value: object) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(t, torch.Tensor) for t in value.values())
+
+
+def _other_kind(path: Path, begins: bytes) -> str | None:
+    """What a file is, where it shows that it holds no weights."""
+    if not begins.strip():
+        return "empty"
+    if found := next((kind for start, kind in KINDS.items() if begins.lstrip().startswith(start)), None):
+        return found
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if found := next((kind for end, kind in IN_ZIP.items() if any(name.endswith(end) for name in names)), None):
+        return found
+    return None if any(name.endswith("data.pkl") for name in names) else "a zip archive of something else"
+
+
+def _reason(begins: bytes, error: Exception) -> str:
+    """Why it cannot be read; PyTorch's own words advise to unpickle it, which could run anything."""
+    if begins[8:9] == b"{":
         return first_line(error)
     if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"it holds more than tensors (an object of {match[1]}), which is not unpickled"
