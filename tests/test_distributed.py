@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -247,3 +248,45 @@ def test_a_wrong_configuration_is_the_last_that_torchrun_says(tiny: dict[str, An
     last = errors[errors.rindex("Root Cause") :]
     assert "unknown key 'sed'" in last
     assert "did you mean 'seed'?" in last
+
+
+SRUN = """#!/bin/bash
+trap 'kill -TERM $(jobs -p)' TERM
+$TRY "$@" & $TRY "$@" &
+wait; wait; wait
+"""  # on every node the same command, which gets the signals that srun gets
+
+
+def test_the_guides_script_for_slurm_saves_on_the_signal_before_the_end(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Two nodes that are this machine, with a process each; a job that is submitted again resumes."""
+    guide = (Path(__file__).parents[1] / "docs" / "guides" / "many_processes.md").read_text(encoding="utf-8")
+    script = guide[guide.index("#!/bin/bash") :].partition("```")[0]
+    assert "--signal=B:TERM@" in script  # to the script alone
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    for old, new in (("--nproc-per-node=4", "--nproc-per-node=1"), (":29500", f":{port}"), ("imagenet.yaml", "c.yaml")):
+        assert old in script
+        script = script.replace(old, new)
+    tiny["phases"][0]["epochs"] = 1000
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(tiny))
+    for name, text in (("srun", SRUN), ("scontrol", "#!/bin/bash\necho localhost\n"), ("job", script)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    folders = f"{tmp_path}:{Path(sys.executable).parent}"
+    environment = {**ENVIRONMENT, "PATH": f"{folders}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "here", "TRY": ""}
+    checkpoint = tmp_path / "runs" / "imagenet" / "checkpoint.pt"
+    with (tmp_path / "output").open("w") as output:
+        job = subprocess.Popen(["./job"], cwd=tmp_path, env=environment, stdout=output, stderr=output)
+        deadline = time.monotonic() + 200
+        while not checkpoint.exists():
+            assert job.poll() is None, (tmp_path / "output").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        job.send_signal(signal.SIGTERM)
+        job.wait(100)
+    said = (tmp_path / "output").read_text()
+    assert "saved in runs/imagenet, continue with --resume" in said
+    assert not load_checkpoint(checkpoint)["finished"]
+    again = subprocess.run(["./job"], cwd=tmp_path, env={**environment, "TRY": "echo"}, capture_output=True, text=True)
+    assert again.stdout.count("--run runs/imagenet --resume") == 2
