@@ -21,7 +21,7 @@ def shortened(tiny: dict[str, Any], data: dict[str, Any], eps: float) -> dict[st
             "epochs": 2,
             "learning_rate": 0.1,
             "elastic": ["all"],
-            "sampler": {"name": "sandwich", "students": 3},
+            "sampler": {"name": "sandwich", "students": 2},
         },
     ]
     tiny["validation"] |= {"images": 50, "calibration_images": 200, "every": 9}
