@@ -71,6 +71,54 @@ def test_every_path_of_a_configuration(home: Path) -> None:
         load_data(DataConfig(name="cifar10", root=Path("~/sets")))
 
 
+def test_a_path_is_resolved_as_a_shell_would(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", str(home / "place"))
+    for given in ("$PLACE/x", "${PLACE}/x", f"file://{home}/place/x", Path(f"file://{home}/place/x")):
+        assert path_of(given) == home / "place" / "x"
+    assert path_of("file:///a%20b") == Path("/a b")
+    Path("$PLACE").mkdir()
+    assert path_of("$PLACE") == Path("$PLACE")  # so it is called
+    assert path_of("C:/x") == Path("C:/x")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("$NO_SUCH_PLACE/x", "no environment variable NO_SUCH_PLACE is set"),
+        ("s3://bucket/x", "is no path on this machine"),
+        (Path("https://host/x"), "is no path on this machine"),
+        ("a\nb", "is no path"),
+        (" ", "is no path"),
+    ],
+)
+def test_what_is_no_path_makes_no_folder(
+    given: str | Path, words: str, home: Path, tiny: dict[str, Any], capsys: Capture
+) -> None:
+    (home / "mine.yaml").write_text(yaml.safe_dump(tiny))
+    assert command("train", "--config", str(home / "mine.yaml"), "--run", str(given), "--quiet") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    with pytest.raises(UserError, match=words):
+        load_data(DataConfig(name="image_folder", root=Path(given), image_size=8))
+    assert not list(Path.cwd().iterdir())
+
+
+def test_a_new_run_has_no_name_that_is_read(home: Path, tiny: dict[str, Any], capsys: Capture) -> None:
+    (home / "mine.yaml").write_text(yaml.safe_dump(tiny))
+    for name in ("zoo:mine", "hub:me/new"):
+        assert command("train", "--config", str(home / "mine.yaml"), "--run", name, "--quiet") == 2
+        assert "give a directory to --run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--run", ""], ["--run="], ["--config", ""], ["--data-root="]])
+def test_a_variable_that_nobody_set(arguments: list[str], home: Path, tiny: dict[str, Any], capsys: Capture) -> None:
+    (home / "mine.yaml").write_text(yaml.safe_dump(tiny))
+    assert command("train", "--config", str(home / "mine.yaml"), *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{arguments[0].rstrip('=')}: an empty value was given" in line
+    assert not list(Path.cwd().iterdir())
+
+
 def test_the_folder_of_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROARD_DATA", "~/sets")
     assert default_root() == home / "sets"

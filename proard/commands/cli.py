@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +20,7 @@ from proard.commands import options
 from proard.commands.exit_code import exit_code
 from proard.commands.streams import enduring_streams
 from proard.common.budget_kinds import KINDS, PLAIN
-from proard.common.errors import reason
+from proard.common.errors import UserError, reason
 from proard.common.progress import lines_on_standard_error
 from proard.common.terminal import say
 from proard.common.version import __version__
@@ -350,8 +351,19 @@ def configs(
         say("next:    proard configs NAME > mine.yaml, or proard train --config NAME")
 
 
+def _given(arguments: Sequence[str]) -> list[str]:
+    """The arguments, if none that names a place is empty, as a shell's variable is that nobody set."""
+    for before, argument in pairwise(["", *arguments]):
+        name, equals, value = argument.partition("=") if argument.startswith("--") else (before, "=", argument)
+        if name in options.PLACES and equals and not value:
+            raise UserError(f"{name}: an empty value was given; leave it out for the default")
+    return list(arguments)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and leave with its exit code: 0 done, 2 the input is wrong, 130 on Ctrl-C, 1 anything else."""
     chosen = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     with enduring_streams() as check_output, lines_on_standard_error():
-        sys.exit(exit_code(lambda: app(args=chosen, prog_name="proard", standalone_mode=False) or check_output()))
+        sys.exit(
+            exit_code(lambda: app(args=_given(chosen), prog_name="proard", standalone_mode=False) or check_output())
+        )

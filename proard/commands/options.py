@@ -97,6 +97,7 @@ def students(incomplete: str) -> list[str | Path]:
 
 # Of more than one command
 
+PLACES = ("--run", "--out", "--config", "--data-root", "--latency-table")  # options that an empty value is a mistake of
 RunOption = Annotated[
     Path | None,
     typer.Option("--run", metavar="DIR", help="Run directory; default the newest in runs/.", autocompletion=runs),

@@ -14,6 +14,7 @@ from proard.common.distributed import first_one_first, from_first, process_group
 from proard.common.errors import UserError
 from proard.common.files import RunLock
 from proard.config import Config, load_config, parse_config
+from proard.export.named import is_named
 from proard.runs.checkpoint import check_unchanged, load_checkpoint
 from proard.runs.energy import EnergyMeter
 from proard.runs.resolve import resolve
@@ -103,6 +104,8 @@ def _prepared(
     resume: bool,
 ) -> tuple[Path, Config]:
     """The run directory and the resolved configuration, with what can be refused before the images are read."""
+    if run is not None and not resume and is_named(run):
+        raise UserError(f"run {run}: is the name of something to read; give a directory to --run")
     directory = Run.find(run) if resume else Run(run) if run is not None else None
     if resume and directory is not None and config is None:
         settings = directory.config() if not overrides else load_config(directory.config_file, overrides)
