@@ -8,6 +8,8 @@ python scripts/faults.py --only kills --count 5 --out /tmp/faults       # some o
 - ``terms``: SIGTERM to the whole group of processes, which must save, say one line, and go on likewise.
 - ``disk``: the disk is full at every write in turn, of a training, a search, an extraction; what was there must remain.
 - ``bytes``: random bytes in every file of a run and of a student; what reads it must refuse it, or give the same.
+  Records (of metrics, energy, the environment, a front, labels) have no checksum: there a number may change, but the
+  page about them must be written, or refused; that takes seconds, so there is a quarter as many.
 - ``configs``: configurations with random changes; each is trained for a step, or refused in one line.
 
 Lost checkpoints, tracebacks, wrong results and executed code are counted, and must be none.
@@ -66,6 +68,9 @@ TINY: dict[str, Any] = {
     "evaluation": {"attack": {"steps": 2}, "limit": 30},
     "energy": {"enabled": False},
 }
+SEARCH = {"labels": 8, "population": 4, "generations": 1, "verify": 1}
+CHECKED = ("config.yaml", "checkpoint.pt", "checkpoint.pt.sha256")
+RECORDS = ("metrics.jsonl", "energy.json", "environment.json", "front.json")
 Found = Iterator[tuple[str, Counter[str]]]  # of what, and the counts
 TIMES = ("seconds", "images_per_second", "peak_memory_bytes", "processor_seconds")
 ODD: tuple[Any, ...] = (
@@ -253,8 +258,7 @@ class Faults:
             runs.append(self.new())
 
         attempts("train", lambda: train(config, run=runs[-1], quiet=True), again)
-        options = {"labels": 8, "population": 4, "generations": 1, "verify": 1}
-        attempts("search", lambda: search(whole, **options), lambda: search(whole, **options))
+        attempts("search", lambda: search(whole, **SEARCH), lambda: search(whole, **SEARCH))
         budget = [("flops", "10M")]
         cards = [extract(budget, run=whole, out=self.folder / "expected")[0].card]
 
@@ -268,9 +272,12 @@ class Faults:
 
     def bytes(self, count: int) -> Found:
         """Changed, cut or lengthened files of a run and of a student."""
+        from proard.commands.report import write_report
+        from proard.commands.search import search
         from proard.commands.train import train
 
         run = train(shorter(), run=self.new(), quiet=True)
+        search(run, **SEARCH, quiet=True)
         (student,) = extract([("flops", "10M")], run=run)
         images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -287,12 +294,20 @@ class Faults:
                 measured.card["threat_model"],
             ]
 
-        readers: dict[Path, Callable[[], Any]] = {run / name: read_run for name in ("config.yaml", "checkpoint.pt")}
+        def read_records() -> None:
+            write_report(run, quiet=True)
+
+        def read_labels() -> None:
+            search(run, **SEARCH, quiet=True)
+
+        readers: dict[Path, Callable[[], Any]] = dict.fromkeys([run / name for name in CHECKED], read_run)
         readers |= {path: read_student for path in sorted(student.path.iterdir()) if path.name != "README.md"}
+        readers |= dict.fromkeys([run / name for name in RECORDS], read_records)
+        readers[run / "labels.jsonl"] = read_labels
         for path, read in readers.items():
             before, expected = path.read_bytes(), read()
             counts = Counter[str]()
-            for _ in range(count):
+            for _ in range(count if read in (read_run, read_student) else -(-count // 4)):
                 path.write_bytes(self.damaged(before))
                 counts["faults"] += 1
                 try:
