@@ -594,6 +594,16 @@ def test_no_error_no_request_no_script_of_others(browser: Any, page: Path) -> No
     assert {address.split(":")[0] for address in asked - {page.as_uri()}} <= {"data", "blob"}
 
 
+@pytest.mark.parametrize("key", ["phase", "epoch", "loss", "bins", "students", "robust", "compute"])
+def test_a_damaged_row_costs_its_section_alone(bare: Path, key: str) -> None:
+    metrics = bare / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace(f'"{key}"', '"damaged"', 1))
+    parsed = Page(write_report(bare, quiet=True).read_text())
+    damaged = [name for name, words in parsed.words.items() if "a file of this run is damaged" in words]
+    assert set(damaged) <= {"training", "sampling", "front"}
+    assert "setup" in parsed.words
+
+
 def test_config_values_are_inert(bare: Path) -> None:
     """A phase may have any name; it is in the page's data, a heading and a plot."""
     values = yaml.safe_load((bare / "config.yaml").read_text())

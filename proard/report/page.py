@@ -46,6 +46,8 @@ def page(contents: RunContents, quiet: bool = False) -> str:
                 inside = body()
             except (UserError, Stopped, OSError) as error:
                 inside = html.paragraph(reason(error), "missing")
+            except (KeyError, TypeError, ValueError, IndexError) as error:  # of a row without a checksum
+                inside = html.paragraph(f"a file of this run is damaged: {reason(error)}", "missing")
             labelled = f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>'
             bodies.append(f"{labelled}{inside}</section>")
             progress.advance()

@@ -47,5 +47,6 @@ def computed(run: Run) -> Computed:
     phases: dict[str, Counter[str]] = {}
     rows = read_metrics(run.metrics)
     for row in rows:
-        phases.setdefault(row["phase"], Counter()).update(row.get("compute", {}))
+        if "phase" in row:
+            phases.setdefault(row["phase"], Counter()).update(row.get("compute", {}))
     return Computed(phases, sum(row.get("processor_seconds", 0.0) for row in rows))
