@@ -37,6 +37,7 @@ import numpy as np
 import torch
 import yaml
 from benchmark import Table
+from hypothesis import Phase, given, settings, strategies
 from PIL import Image
 
 from proard import evaluate, extract, load_student
@@ -329,16 +330,19 @@ class Faults:
         return bytes(changed[: self.rng.randrange(len(changed))] if kind < 0.1 else changed) + b"x" * (kind > 0.9)
 
     def configs(self, count: int) -> Found:
-        """Random changes of one or two keys."""
+        """Changes of one or two keys, by hypothesis, which tries simple and odd ones."""
         counts: Counter[str] = Counter()
         whole = parse_config(shorter()).model_dump(mode="json")
-        for number in range(count):
+
+        @settings(max_examples=count, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
+        @given(strategies.randoms())
+        def attempt(rng: random.Random) -> None:
             values = copy.deepcopy(whole)
-            for _ in range(self.rng.choice((1, 2))):
-                self.change(values)
+            for _ in range(rng.choice((1, 2))):
+                self.change(values, rng)
             counts["faults"] += 1
             try:
-                one_step(parse_config(values), self.folder / f"config-{number}")
+                one_step(parse_config(values), self.folder / f"config-{counts['faults']}")
                 counts["accepted"] += 1
             except UserError as error:
                 counts["refused"] += 1
@@ -348,23 +352,25 @@ class Faults:
             except Exception as error:
                 counts["tracebacks"] += 1
                 print(f"{json.dumps(values)[:2000]}: {type(error).__name__}: {error}", file=sys.stderr)
+
+        attempt()
         yield "two small phases on the digits", counts
 
-    def change(self, values: dict[str, Any]) -> None:
+    def change(self, values: dict[str, Any], rng: random.Random) -> None:
         """Put another value, or an unknown key, somewhere."""
         at: Any = values
         while True:
             keys = list(at) if isinstance(at, dict) else list(range(len(at)))
             if not keys:
                 return
-            key = self.rng.choice(keys)
-            if isinstance(at[key], dict | list) and at[key] and self.rng.random() < 0.7:
+            key = rng.choice(keys)
+            if isinstance(at[key], dict | list) and at[key] and rng.random() < 0.7:
                 at = at[key]
                 continue
-            if isinstance(at, dict) and self.rng.random() < 0.1:
+            if isinstance(at, dict) and rng.random() < 0.1:
                 at[f"{key}x"] = at[key]
-            number = isinstance(at[key], int | float) and self.rng.random() < 0.7
-            at[key] = at[key] * self.rng.choice((0, -1, 0.5, 1, 2, 3)) if number else self.rng.choice(ODD)
+            number = isinstance(at[key], int | float) and rng.random() < 0.7
+            at[key] = at[key] * rng.choice((0, -1, 0.5, 1, 2, 3)) if number else rng.choice(ODD)
             return
 
 
