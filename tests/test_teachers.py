@@ -380,8 +380,13 @@ def test_the_content_says_how_a_file_is_read(model: nn.Module, tmp_path: Path) -
     torch.save(model.state_dict(), tmp_path / "zip")
     torch.save(model.state_dict(), tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
     (tmp_path / "zip").rename(tmp_path / "weights.safetensors")
+    # A header of 0x3c20 bytes: the file begins with a space and "<", as a web page may
+    content = (tmp_path / "weights.pt").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length].ljust(0x3C20)
+    (tmp_path / "page.bin").write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
     x = images()
-    for name in ("weights.pt", "weights.safetensors", "old.ckpt"):
+    for name in ("weights.pt", "weights.safetensors", "old.ckpt", "page.bin"):
         teacher = {"source": "timm:test_resnet", "file": str(tmp_path / name), "mean": [0], "std": [1]}
         torch.testing.assert_close(load(teacher)(x), model(x))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -155,25 +156,28 @@ def _as_it_is(batch: Any) -> Any:
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
-def _hold_signals(how: str) -> None:
-    """``BLOCK`` or ``UNBLOCK`` them; processes that are started meanwhile hold them from their first moment."""
-    if hasattr(signal, "pthread_sigmask"):  # not on Windows, which has no groups of processes either
-        signal.pthread_sigmask(getattr(signal, f"SIG_{how}"), _SIGNALS)
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals wait meanwhile, here and, from their first moment on, in processes that are started."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, which has no groups of processes either
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave_signals_to_the_parent(_: int) -> None:
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    _hold_signals("UNBLOCK")
 
 
 def _until_one_dies(loader: DataLoader[Bytes | str]) -> Iterator[Bytes | str]:
     try:
-        _hold_signals("BLOCK")
-        try:
+        with _signals_held():
             batches = iter(loader)
-        finally:
-            _hold_signals("UNBLOCK")
         yield from batches
     except (RuntimeError, OSError) as error:  # the loader's words for it, and the system's where it has no process left
         raise WorkerDied(f"a process that decodes images died ({first_line(error)[:200]})") from error

@@ -50,14 +50,16 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     right = "save them with torch.save(network.state_dict(), ...) or as .safetensors"
     with path.open("rb") as file:
         begins = file.read(64)
+    # It begins with the length of its header, any eight bytes, such as those that a web page begins with
+    safetensors = begins[8:9] == b"{" and int.from_bytes(begins[:8], "little") < path.stat().st_size
     wrong = f"{path} cannot be read as weights"
-    if found := _other_kind(path, begins):
+    if not safetensors and (found := _other_kind(path, begins)):
         raise UserError(f"{wrong}: it is {found}; {right}")
     try:
         with torch.serialization.safe_globals(HARMLESS), path.open("rb") as file:  # torch.load would look at the name
-            read = load_file(path) if begins[8:9] == b"{" else torch.load(file, "cpu", weights_only=True)
+            read = load_file(path) if safetensors else torch.load(file, "cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{wrong}: {_reason(begins, error)}; {right}") from error
+        raise UserError(f"{wrong}: {_reason(safetensors, error)}; {right}") from error
     for inside in INSIDE:
         if isinstance(read, Mapping) and isinstance(read.get(inside), Mapping):
             read = read[inside]
@@ -93,9 +95,9 @@ def _other_kind(path: Path, begins: bytes) -> str | None:
     return None if any(name.endswith("data.pkl") for name in names) else "a zip archive of something else"
 
 
-def _reason(begins: bytes, error: Exception) -> str:
+def _reason(safetensors: bool, error: Exception) -> str:
     """Why it cannot be read; PyTorch's own words advise to unpickle it, which could run anything."""
-    if begins[8:9] == b"{":
+    if safetensors:
         return first_line(error)
     if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"it holds more than tensors (an object of {match[1]}), which is not unpickled"
