@@ -215,12 +215,14 @@ class Faults:
         from proard.commands.search import search
         from proard.commands.train import train
         from proard.common import files
+        from proard.search import labels
+        from proard.training import trainer
 
         config = shorter()
         whole = train(config, run=self.new(), quiet=True)
         expected = result(whole)
         found = {name: Counter[str]() for name in ("train", "search", "extract", "report")}
-        flush, left = files._flush_to_disk, 0
+        flush, append, left = files._flush_to_disk, files.append_line, 0
 
         def full(path: Path) -> None:
             nonlocal left
@@ -229,11 +231,18 @@ class Faults:
                 raise OSError(28, "No space left on device", str(path))
             flush(path)
 
+        def full_append(path: Path, text: str) -> None:
+            if left == 1:  # a part of a line fits
+                with path.open("a") as file:
+                    file.write(text[: len(text) // 2])
+            full(path.parent)
+            append(path, text)
+
         def attempts(name: str, work: Callable[[], Any], again: Callable[[], Any]) -> None:
             nonlocal left
             for write in range(1, count + 1):
                 left = write
-                files._flush_to_disk = full
+                files._flush_to_disk, trainer.append_line, labels.append_line = full, full_append, full_append
                 try:
                     work()
                     if left > 0:  # there are not so many writes
@@ -245,7 +254,7 @@ class Faults:
                     found[name]["tracebacks"] += 1
                     print(f"{name}, write {write}: {type(error).__name__}: {error}", file=sys.stderr)
                 finally:
-                    files._flush_to_disk = flush
+                    files._flush_to_disk, trainer.append_line, labels.append_line = flush, append, append
                 found[name]["faults"] += 1
                 again()
 
@@ -259,7 +268,21 @@ class Faults:
             runs.append(self.new())
 
         attempts("train", lambda: train(config, run=runs[-1], quiet=True), again)
-        attempts("search", lambda: search(whole, **SEARCH), lambda: search(whole, **SEARCH))
+
+        def searched_anew() -> None:
+            for file in whole.glob("labels*.jsonl"):
+                file.unlink()
+            search(whole, **SEARCH)
+
+        searched_anew()
+        front = (whole / "front.json").read_text()
+
+        def searched_on() -> None:
+            search(whole, **SEARCH)
+            points = [json.loads(text)["students"] for text in (front, (whole / "front.json").read_text())]
+            found["search"]["wrong results"] += points[0] != points[1]
+
+        attempts("search", searched_anew, searched_on)
         budget = [("flops", "10M")]
         cards = [extract(budget, run=whole, out=self.folder / "expected")[0].card]
 
