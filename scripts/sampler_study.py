@@ -82,6 +82,7 @@ ARMS: dict[str, dict[str, Any]] = {
 # The last one again, with something more or less.
 ADVERSARIAL_ONLY = {"name": "rslad", "adversarial_weight": 1.0}
 WITH_LABELS: dict[str, Any] = {"objective": {**ADVERSARIAL_ONLY, "label_weight": 0.5}, "attack": ONE_STEP}
+LABELS_ALONE = {"name": "sat", "label_smoothing": 0.1}
 TWO_STEPS: dict[str, Any] = {"objective": ADVERSARIAL_ONLY, "attack": {"steps": 2}}
 MORE: dict[str, dict[str, Any]] = {
     "robustness-1, one-step, averaged": {"ema_decay": 0.99},
@@ -89,8 +90,9 @@ MORE: dict[str, dict[str, Any]] = {
     "uniform-1, adversarial only": {**ARMS["uniform-1"], "objective": ADVERSARIAL_ONLY},
     "robustness-1, with labels": WITH_LABELS,
     "default": {"sampler": {"name": "robustness"}, **WITH_LABELS},
+    "default, labels alone": {"sampler": {"name": "robustness"}, "objective": LABELS_ALONE},
     "uniform-1, with labels": {**ARMS["uniform-1"], **WITH_LABELS},
-    "robustness-1, labels alone": {"objective": {"name": "sat", "label_smoothing": 0.1}},
+    "robustness-1, labels alone": {"objective": LABELS_ALONE},
     "robustness-1, two steps": TWO_STEPS,
     "uniform-1, two steps": {**ARMS["uniform-1"], **TWO_STEPS},
     "robustness-1, two steps, largest 0.2": {"sampler": {"name": "robustness"}, **TWO_STEPS},
