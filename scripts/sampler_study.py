@@ -82,6 +82,8 @@ ARMS: dict[str, dict[str, Any]] = {
 # The last one again, with something more or less.
 ADVERSARIAL_ONLY = {"name": "rslad", "adversarial_weight": 1.0}
 WITH_LABELS: dict[str, Any] = {"objective": {**ADVERSARIAL_ONLY, "label_weight": 0.5}, "attack": ONE_STEP}
+# The last sixth of the epochs, once more from a small learning rate down.
+LATE: dict[str, Any] = {"name": "late", "attack": {"steps": 3}, "learning_rate": 0.03, "warmup_epochs": 0}
 LABELS_ALONE = {"name": "sat", "label_smoothing": 0.1}
 TWO_STEPS: dict[str, Any] = {"objective": ADVERSARIAL_ONLY, "attack": {"steps": 2}}
 MORE: dict[str, dict[str, Any]] = {
@@ -90,6 +92,7 @@ MORE: dict[str, dict[str, Any]] = {
     "uniform-1, adversarial only": {**ARMS["uniform-1"], "objective": ADVERSARIAL_ONLY},
     "robustness-1, with labels": WITH_LABELS,
     "default": {"sampler": {"name": "robustness"}, **WITH_LABELS},
+    "default, more steps late": {"sampler": {"name": "robustness"}, **WITH_LABELS, "late": LATE},
     "default, labels alone": {"sampler": {"name": "robustness"}, "objective": LABELS_ALONE},
     "uniform-1, with labels": {**ARMS["uniform-1"], **WITH_LABELS},
     "robustness-1, labels alone": {"objective": LABELS_ALONE},
@@ -205,7 +208,13 @@ class Study:
     def arm_config(self, arm: str, seed: int, teacher: Path) -> dict[str, Any]:
         """The arm's training, as long as its share of the base arm's multiply-adds."""
         base, own = (self.supernet_config(name, seed, teacher) for name in (BASE, arm))
-        own["phases"][0]["epochs"] = max(1, round(self.epochs * ARMS[arm]["compute"] * work(base) / work(own)))
+        late = [{**own["phases"][0], **ARMS[arm]["late"]}] if "late" in ARMS[arm] else []
+        shares = [5 / 6, 1 / 6] if late else [1.0]
+        own["phases"] += late
+        per_epoch = sum(s * work({**own, "phases": [phase]}) for s, phase in zip(shares, own["phases"], strict=True))
+        epochs = self.epochs * ARMS[arm]["compute"] * work(base) / per_epoch
+        for share, phase in zip(shares, own["phases"], strict=True):
+            phase["epochs"] = max(1, round(share * epochs))
         return own
 
     def supernet_config(self, arm: str, seed: int, teacher: Path) -> dict[str, Any]:
@@ -266,7 +275,8 @@ class Study:
                 seconds += row["processor_seconds"]
                 for purpose, amount in row["compute"].items():
                     spent[purpose] = spent.get(purpose, 0.0) + amount
-        return {"epochs": config["phases"][0]["epochs"], "seconds": seconds, "multiply_adds": spent}
+        epochs = sum(phase["epochs"] for phase in config["phases"])
+        return {"epochs": epochs, "seconds": seconds, "multiply_adds": spent}
 
     def measured(
         self, extractor: Extractor, architectures: dict[str, Architecture], autoattack: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,23 @@ def test_resuming_depends_on_the_images_and_not_on_their_place(moved: Path, caps
     Path("elsewhere/train/dark").rename("elsewhere/train/black")
     Path("elsewhere/test/dark").rename("elsewhere/test/black")
     assert resume("--data-root", "elsewhere") == 2
+
+
+def test_a_device_that_has_only_test_images_can_evaluate(moved: Path, capsys: Capture) -> None:
+    assert command("extract", "--flops", "1G", "--run", "run", "--data-root", "elsewhere", "--quiet") == 0
+
+    def rows() -> str:
+        capsys.readouterr()
+        assert command("evaluate", "run", "--data-root", "elsewhere", "--json", "--quiet") == 0
+        return capsys.readouterr().out
+
+    whole = rows()
+    (Path("elsewhere") / "train" / "dark" / "0.png").write_bytes(b"no image")  # which nobody looks at
+    assert rows() == whole
+    shutil.rmtree(Path("elsewhere") / "train")
+    assert rows() == whole
+    assert command("train", "--config", "tiny.yaml", "--run", "new", "--data-root", "elsewhere") == 2
+    (Path("elsewhere") / "test" / "dark").rename(Path("elsewhere") / "test" / "dim")
+    capsys.readouterr()
+    assert command("evaluate", "run", "--data-root", "elsewhere", "--quiet") == 2
+    assert "test: has class folders that the student does not know: dim" in capsys.readouterr().err

@@ -25,7 +25,7 @@ from proard.attacks import PGD, ThreatModel, attack_as_dict, attack_from_dict, n
 from proard.commands.results import MeasuredStudent
 from proard.common.errors import UserError
 from proard.config import DataConfig, load_config, parse_config
-from proard.data import load_data
+from proard.data import load_data, load_test_split
 from proard.evaluation.accuracy import Accuracy, measure
 from proard.export.student_directory import FORMATS
 from proard.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -393,11 +393,11 @@ def test_evaluate_never_downloads_and_says_how_to_name_the_place(
     copy = shutil.copytree(students["flops"].path, tmp_path / "student")
     asked: list[DataConfig] = []
 
-    def load(settings: DataConfig) -> Any:
+    def load(settings: DataConfig, classes: tuple[str, ...]) -> Any:
         asked.append(settings)
-        return load_data(settings)
+        return load_test_split(settings, classes)
 
-    monkeypatch.setattr("proard.commands.evaluate.load_data", load)
+    monkeypatch.setattr("proard.commands.evaluate.load_test_split", load)
     for data in ({"name": "digits", "download": True}, {"name": "cifar10", "root": "/nowhere", "download": True}):
         (copy / "student.json").write_text(json.dumps({**students["flops"].card, "data": data}))
         if data["name"] == "digits":

@@ -24,7 +24,7 @@ from proard.common.paths import path_of
 from proard.common.progress import Progress
 from proard.common.version import __version__
 from proard.config import DEVICE_NAMES, DataConfig, TeacherConfig
-from proard.data import DataSplits, data_sets, load_data
+from proard.data import TestSplit, data_sets, load_test_split
 from proard.evaluation.accuracy import Accuracy, Measurement, counted, measure, work
 from proard.evaluation.gradient_masking import PASSES as MASKING_PASSES
 from proard.evaluation.gradient_masking import Finding, check_masking
@@ -163,7 +163,7 @@ class _Evaluator:
     diagnose: bool
     teacher: TeacherConfig | None
     quiet: bool
-    loaded: dict[DataConfig, DataSplits] = field(default_factory=dict)
+    loaded: dict[tuple[DataConfig, tuple[str, ...]], TestSplit] = field(default_factory=dict)
     teachers: dict[DataConfig, ExternalTeacher] = field(default_factory=dict)
 
     def __call__(self, folder: Path) -> Evaluation:
@@ -178,10 +178,11 @@ class _Evaluator:
                 f"student {folder}: its card names an unknown data set '{settings.name}'"
                 f"{nearest(settings.name, data_sets.names())} (--import MODULE registers one of your own)"
             )
-        if settings not in self.loaded:
-            self.loaded[settings] = _test_data(settings, self.data_root, folder)
-        data = self.loaded[settings]
-        if data.class_names != tuple(card["classes"]):
+        classes = tuple(card["classes"])
+        if (settings, classes) not in self.loaded:
+            self.loaded[settings, classes] = _test_data(settings, classes, self.data_root, folder)
+        data = self.loaded[settings, classes]
+        if data.class_names != classes:
             raise UserError(
                 f"student {folder}: the data {settings.name} at {settings.root} have other classes than its card"
             )
@@ -220,7 +221,7 @@ class _Evaluator:
         return evaluation
 
     def _images(
-        self, data: DataSplits, size: int | None, seed: int
+        self, data: TestSplit, size: int | None, seed: int
     ) -> tuple[int, Iterator[tuple[torch.Tensor, torch.Tensor]]]:
         """How many test images, and their batches."""
         images = data.test.subset(size, seed)
@@ -252,8 +253,10 @@ def _recorded(card: dict[str, Any], folder: Path) -> tuple[DataConfig, list[Atta
         raise UserError(f"student {folder / CARD}: its data or evaluation are damaged ({reason(error)})") from error
 
 
-def _test_data(settings: DataConfig, data_root: str | Path | None, student: Path) -> DataSplits:
-    """The images, where they are on this machine; never fetched: who trained asked for that, not who evaluates.
+def _test_data(
+    settings: DataConfig, classes: tuple[str, ...], data_root: str | Path | None, student: Path
+) -> TestSplit:
+    """The test images, where they are on this machine; never fetched: who trained asked for that, not who evaluates.
 
     A card may name a folder relative to its own.
     """
@@ -261,7 +264,7 @@ def _test_data(settings: DataConfig, data_root: str | Path | None, student: Path
     if data_root is None and root is not None and not path_of(root).is_absolute():
         root = student_folder(student) / root
     try:
-        return load_data(settings.model_copy(update={"root": root, "download": False}))
+        return load_test_split(settings.model_copy(update={"root": root, "download": False}), classes)
     except UserError as error:
         raise UserError(f"{error} (--data-root DIR says where the images are on this machine)") from error
 

@@ -8,16 +8,18 @@ from proard.data.augmentation import augment
 from proard.data.batches import epoch_batches, sequential_batches
 from proard.data.images import ImageSet, StreamedImageSet, WorkerDied
 from proard.data.sets import data_sets
-from proard.data.splits import DataSplits, load_data
+from proard.data.splits import DataSplits, TestSplit, load_data, load_test_split
 
 __all__ = [
     "DataSplits",
     "ImageSet",
     "StreamedImageSet",
+    "TestSplit",
     "WorkerDied",
     "augment",
     "data_sets",
     "epoch_batches",
     "load_data",
+    "load_test_split",
     "sequential_batches",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,40 +32,80 @@ def load_image_folder(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str
     Raises:
         UserError: a folder is missing, empty or mislabelled, or an image cannot be read.
     """
-    if config.root is None or config.image_size is None:
-        raise UserError("data image_folder: needs data.root and data.image_size")
-    root, size = path_of(config.root), config.image_size
+    root = _root(config)
     if not (root / "train").is_dir():
         problem = "has no folder train/" if root.is_dir() else "no such folder"
         raise UserError(f"data.root {root}: {problem}; it must hold train/ and test/ (or val/)")
-    tests = [root / name for name in ("test", "val") if (root / name).is_dir()]
-    if not tests:
-        raise UserError(f"data.root {root}: has neither test/ nor val/; one of them must hold the test images")
-
-    train, test = root / "train", tests[0]
+    train, tests = root / "train", _test_folders(root)
+    test = tests[0]
     classes = _class_folders(train)
     if len(classes) < 2:
         raise UserError(f"data {train}: has a single class folder, '{classes[0]}'; at least two classes are needed")
-    if unknown := [name for name in _class_folders(test) if name not in classes]:
-        raise UserError(
-            f"data {test}: has class folders that {train} lacks: {', '.join(unknown)}; rename or remove them "
-            f"(training classes: {', '.join(classes)})"
-        )
     if len(tests) > 1:
         print(f"data {root}: left out val/: test/ is tested on, and a part of train/ validates", file=sys.stderr)
+    _check_classes(test, classes, f"{train} lacks")
+    images = _read_folders(config, root, (train, test), classes)
+    return images[train], images[test], tuple(classes)
+
+
+def load_test_folder(config: DataConfig, class_names: tuple[str, ...]) -> tuple[ImageSet, tuple[str, ...]]:
+    """The test split of an image folder alone; nothing of ``train/`` is read but the names of its classes.
+
+    Args:
+        config: as of `load_image_folder`.
+        class_names: where there is no ``train/``, as on a device that has only test images.
+
+    Returns:
+        Test images, and the class names.
+
+    Raises:
+        UserError: as of `load_image_folder`.
+    """
+    root = _root(config)
+    train, tests = root / "train", _test_folders(root)
+    classes = _class_folders(train) if train.is_dir() else list(class_names)
+    _check_classes(tests[0], classes, f"{train} lacks" if train.is_dir() else "the student does not know")
+    return _read_folders(config, root, tests[:1], classes)[tests[0]], tuple(classes)
+
+
+def _root(config: DataConfig) -> Path:
+    if config.root is None or config.image_size is None:
+        raise UserError("data image_folder: needs data.root and data.image_size")
+    return path_of(config.root)
+
+
+def _test_folders(root: Path) -> list[Path]:
+    """``test/`` or ``val/``, what is tested on first."""
+    if tests := [root / name for name in ("test", "val") if (root / name).is_dir()]:
+        return tests
+    problem = "has neither test/ nor val/; one of them must hold the test images" if root.is_dir() else "no such folder"
+    raise UserError(f"data.root {root}: {problem}")
+
+
+def _check_classes(test: Path, classes: list[str], lacking: str) -> None:
+    if unknown := [name for name in _class_folders(test) if name not in classes]:
+        raise UserError(
+            f"data {test}: has class folders that {lacking}: {', '.join(unknown)}; rename or remove them "
+            f"(classes: {', '.join(classes)})"
+        )
     if untested := [name for name in classes if not (test / name).is_dir()]:
         print(f"data {test}: has no images of {', '.join(untested)}; accuracies say nothing of them", file=sys.stderr)
-    listings = {folder: _list_images(folder, classes) for folder in (train, test)}
+
+
+def _read_folders(config: DataConfig, root: Path, folders: Sequence[Path], classes: list[str]) -> dict[Path, ImageSet]:
+    """The images of folders that have one folder per class, all in memory or all as streams."""
+    size = config.image_size
+    assert size is not None
+    listings = {folder: _list_images(folder, classes) for folder in folders}
     streamed = sum(len(files) for files, _ in listings.values()) * 3 * size * size > config.memory_limit
 
-    def read() -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
-        sets = [
-            StreamedImageSet(folder, files, torch.tensor(labels), size, config.workers)
+    def read() -> dict[Path, ImageSet]:
+        return {
+            folder: StreamedImageSet(folder, files, torch.tensor(labels), size, config.workers)
             if streamed
             else _decoded(root, folder, files, labels, classes, size)
             for folder, (files, labels) in listings.items()
-        ]
-        return sets[0], sets[1], tuple(classes)
+        }
 
     if not streamed and not config.skip_broken:
         with suppress(UnreadableImage):  # all such images are named below

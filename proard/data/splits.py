@@ -17,6 +17,7 @@ from proard.common.errors import UserError
 from proard.common.registry import import_modules
 from proard.config import DataConfig
 from proard.data.batches import sequential_batches
+from proard.data.folder import load_test_folder
 from proard.data.images import ImageSet, StreamedImageSet
 from proard.data.sets import data_sets
 from proard.data.stratify import Integers, class_quotas, draw_per_class, stratified_sample
@@ -82,6 +83,33 @@ def load_data(config: DataConfig, imports: Iterable[str] = ()) -> DataSplits:
     sample = train.subset(STREAMED_SAMPLE, config.split_seed) if isinstance(train, StreamedImageSet) else train
     validation = images.select(torch.from_numpy(validation_indices))
     return DataSplits(train, validation, test, class_names, *_measure(sample))
+
+
+@dataclass(frozen=True)
+class TestSplit:
+    """Images to report on; attributes as of `DataSplits`."""
+
+    test: ImageSet
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+
+
+def load_test_split(config: DataConfig, class_names: tuple[str, ...]) -> TestSplit:
+    """The test split that a configuration names; of a folder of images nothing else is decoded, or has to be there.
+
+    Args:
+        config: as of `load_data`.
+        class_names: of a folder that has no ``train/`` to name them.
+
+    Raises:
+        UserError: as of `load_data`.
+    """
+    if config.name == "image_folder":
+        test, class_names = load_test_folder(config, class_names)
+    else:
+        _, test, class_names = data_sets.build(config.name, {}, where="data.name", config=config)
+    ((image, _),) = test.batches([torch.zeros(1, dtype=torch.int64)], "cpu")
+    return TestSplit(test, class_names, (image.shape[1], image.shape[2], image.shape[3]))
 
 
 def split_indices(labels: Integers, classes: int, config: DataConfig) -> tuple[Integers, Integers]:
