@@ -94,6 +94,11 @@ MORE: dict[str, dict[str, Any]] = {
     "default": {"sampler": {"name": "robustness"}, **WITH_LABELS},
     "default, more steps late": {"sampler": {"name": "robustness"}, **WITH_LABELS, "late": LATE},
     "default, labels alone": {"sampler": {"name": "robustness"}, "objective": LABELS_ALONE},
+    "default, labels alone, random weights": {
+        "sampler": {"name": "robustness"},
+        "objective": LABELS_ALONE,
+        "fresh": True,
+    },
     "uniform-1, with labels": {**ARMS["uniform-1"], **WITH_LABELS},
     "robustness-1, labels alone": {"objective": LABELS_ALONE},
     "robustness-1, two steps": TWO_STEPS,
@@ -222,7 +227,8 @@ class Study:
         settings = ARMS[arm]
         phase = {"name": "students", "epochs": self.epochs, **self.rate, "elastic": ["all"]}
         config = self.config(seed)
-        config["supernet"] |= {"weights": str(teacher)}
+        if not settings.get("fresh"):
+            config["supernet"] |= {"weights": str(teacher)}
         config |= {key: settings[key] for key in ("attack", "ema_decay") if key in settings}
         phase |= {key: settings[key] for key in ("objective", "sampler") if key in settings}
         return {**config, "phases": [phase]}
