@@ -4,6 +4,7 @@ from proard.attacks.apgd import APGDCE, APGDDLR, APGDTargeted
 from proard.attacks.attack import Attack, AttackError, attacks, check_result
 from proard.attacks.autoattack import AutoAttack
 from proard.attacks.deepfool import DeepFool
+from proard.attacks.fab import FAB, FABTargeted
 from proard.attacks.fast_gradient import FGM, FGSM, fgsm
 from proard.attacks.margin import MarginPGD
 from proard.attacks.mifgsm import MIFGSM
@@ -16,6 +17,7 @@ from proard.attacks.threat import ThreatModel
 __all__ = [
     "APGDCE",
     "APGDDLR",
+    "FAB",
     "FGM",
     "FGSM",
     "MIFGSM",
@@ -26,6 +28,7 @@ __all__ = [
     "AttackError",
     "AutoAttack",
     "DeepFool",
+    "FABTargeted",
     "MarginPGD",
     "Square",
     "ThreatModel",

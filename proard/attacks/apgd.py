@@ -7,13 +7,22 @@ point, and returns an iterate that fools the model if there was one, else the on
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
 import torch
 
 from proard.attacks.attack import Loss, Model, attacks
 from proard.attacks.losses import at_least_float32, margin
-from proard.attacks.steps import Attempt, GuardedAttack, Perturbed, best_of, per_image, value_and_gradient
+from proard.attacks.steps import (
+    Attempt,
+    GuardedAttack,
+    Perturbed,
+    best_of,
+    images_are_apart,
+    per_image,
+    value_and_gradient,
+)
 from proard.attacks.threat import TINY, ThreatModel
 from proard.common.errors import UserError
 
@@ -35,64 +44,81 @@ def ascend(
     model: Model,
     images: torch.Tensor,
     labels: torch.Tensor | None,
-    loss: Loss,
+    loss: Callable[[torch.Tensor], Loss],
     threat: ThreatModel,
     *,
     steps: int,
     generator: torch.Generator,
+    draws: int = 1,
 ) -> Perturbed:
-    """One run from a random start.
+    """One run from a random start; where images surely do not depend on each other, each leaves once it is fooled.
 
     Args:
         model: images (N, ...) to logits (N, K).
         images: float32 or float64, within the threat model's bounds.
         labels: of the images (N,), to notice what is fooled; None to seek the highest loss alone.
-        loss: what to raise, per image.
+        loss: what to raise, per image, for the images that are left: given their indices (n,).
         threat: norm, radius and bounds.
-        steps: at least 1; there is one forward and backward pass more than that.
+        steps: at least 1; there is one forward pass more than that.
         generator: of the start.
+        draws: passes at each point, whose losses and gradients are averaged.
 
     Returns:
         Perturbed images, their highest loss (N,), and whether they are fooled (N,).
     """
-
-    nothing = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-
-    def noticed(logits: torch.Tensor) -> torch.Tensor:
-        return nothing if labels is None else logits.argmax(1) != labels
-
-    x = previous = threat.random_start(images, generator)
-    logits, value, gradient = value_and_gradient(model, x, loss)
-    best, best_value, best_gradient = x, value, gradient
-    fooled, fooling = noticed(logits), x
-    step_size = torch.full_like(value, 2 * threat.eps)
-    rises, last, halved, value_at_last = torch.zeros_like(value), 0, nothing, value
+    left = torch.arange(len(images), device=images.device)
+    found, score = images.clone(), torch.zeros(len(images), dtype=images.dtype, device=images.device)
+    fooled, apart = torch.zeros_like(left, dtype=torch.bool), labels is not None and images_are_apart(model)
+    x = previous = best = threat.random_start(images, generator)
+    gradient = best_gradient = torch.zeros_like(x)
+    value = best_value = value_at_last = torch.full_like(score, float("-inf"))
+    step_size, rises, halved, last = torch.full_like(score, 2 * threat.eps), torch.zeros_like(score), fooled, 0
     looks = checkpoints(steps)
-    for step in range(1, steps + 1):
-        target = threat.project(x + per_image(step_size, x) * threat.ascent_direction(gradient), images)
-        if step > 1:
-            target = threat.project(x + MOMENTUM * (target - x) + (1 - MOMENTUM) * (x - previous), images)
-        previous, x = x, target
-        logits, new_value, gradient = value_and_gradient(model, x, loss)
-        hit = noticed(logits) & ~fooled
-        fooling = torch.where(per_image(hit, x), x, fooling)
-        fooled = fooled | hit
-        rises += new_value > value
+    for step in range(steps + 1):
+        if step > 0:
+            target = threat.project(x + per_image(step_size, x) * threat.ascent_direction(gradient), images)
+            if step > 1:
+                target = threat.project(x + MOMENTUM * (target - x) + (1 - MOMENTUM) * (x - previous), images)
+            previous, x = x, target
+        if step == steps:  # nothing follows the gradient of the last point
+            logits = model(x)
+            new_value = loss(left)(logits, x)
+        else:
+            logits, new_value, gradient = value_and_gradient(model, x, loss(left))
+            for _ in range(draws - 1):
+                _, another_value, another = value_and_gradient(model, x, loss(left))
+                new_value, gradient = new_value + another_value, gradient + another
+            new_value = new_value / draws
+        rises += (new_value > value) & (step > 0)
         value = new_value
         better = value > best_value
         best = torch.where(per_image(better, x), x, best)
         best_gradient = torch.where(per_image(better, x), gradient, best_gradient)
         best_value = torch.where(better, value, best_value)
+        if step == 0:
+            value_at_last = value
+        if labels is not None:
+            hit = (logits.argmax(1) != labels[left]) & ~fooled[left]
+            if bool(hit.any()):
+                found[left[hit]], score[left[hit]], fooled[left[hit]] = x[hit], best_value[hit].to(score.dtype), True
+                if bool(fooled.all()):
+                    break
+                if apart:
+                    kept = (left, images, x, previous, best, gradient, best_gradient)
+                    left, images, x, previous, best, gradient, best_gradient = (part[~hit] for part in kept)
+                    numbers = (value, best_value, value_at_last, step_size, rises, halved)
+                    value, best_value, value_at_last, step_size, rises, halved = (part[~hit] for part in numbers)
         if step in looks:
-            if bool(fooled.all()):
-                break
             stuck = (rises < RISING * (step - last)) | (~halved & (best_value <= value_at_last))
             step_size = torch.where(stuck, step_size / 2, step_size)
             x, gradient = (torch.where(per_image(stuck, x), a, b) for a, b in ((best, x), (best_gradient, gradient)))
             previous = torch.where(per_image(stuck, x), x, previous)
             value = torch.where(stuck, best_value, value)
             rises, last, halved, value_at_last = torch.zeros_like(rises), step, stuck, best_value
-    return torch.where(per_image(fooled, x), fooling, best), best_value, fooled
+    else:
+        rest = ~fooled[left]
+        found[left[rest]], score[left[rest]] = best[rest], best_value[rest].to(score.dtype)
+    return found, score, fooled
 
 
 @dataclass(frozen=True)
@@ -103,6 +129,8 @@ class AutoPGD(GuardedAttack):
         threat: norm, radius and bounds.
         steps: at least 1; 100 in the paper.
         restarts: runs from different starts, each on what is not fooled yet.
+        draws: passes at each point whose gradients are averaged, for networks that are random (expectation over
+            transformation, Athalye et al., arXiv 1802.00420); 20 in the ``rand`` version of AutoAttack.
 
     Raises:
         ValueError: an option out of range.
@@ -111,10 +139,23 @@ class AutoPGD(GuardedAttack):
     _: KW_ONLY
     steps: int = 100
     restarts: int = 1
+    draws: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_one_or_more("steps", "restarts")
+        self.require_one_or_more("steps", "restarts", "draws")
+
+    def ascend(
+        self,
+        model: Model,
+        images: torch.Tensor,
+        labels: torch.Tensor | None,
+        loss: Callable[[torch.Tensor], Loss],
+        generator: torch.Generator,
+    ) -> Perturbed:
+        """One run with the options of the attack, as of `ascend`."""
+        options: dict[str, int] = {"steps": self.steps, "draws": self.draws}
+        return ascend(model, images, labels, loss, self.threat, generator=generator, **options)
 
     def find(
         self, model: Model, images: torch.Tensor, labels: torch.Tensor, loss: Loss | None, generator: torch.Generator
@@ -123,8 +164,9 @@ class AutoPGD(GuardedAttack):
 
         def attempt(images: torch.Tensor, labels: torch.Tensor) -> Perturbed:
             # A caller's loss is closed over the whole batch; it gets the whole batch, as nothing counts as fooled.
-            seen, raised = (labels, self.own_loss(labels)) if loss is None else (None, loss)
-            return ascend(model, images, seen, raised, self.threat, steps=self.steps, generator=generator)
+            if loss is not None:
+                return self.ascend(model, images, None, lambda _: loss, generator)
+            return self.ascend(model, images, labels, lambda left: self.own_loss(labels[left]), generator)
 
         return best_of([attempt] * self.restarts, model, images, labels)
 
@@ -158,7 +200,7 @@ class APGDTargeted(AutoPGD):
 
     Attributes:
         targets: that many of the most likely wrong classes, likeliest first; at most all of them. 9 in the paper.
-        steps, restarts: per target; as of `AutoPGD`.
+        steps, restarts: per target; as of `AutoPGD`, like ``draws``.
     """
 
     _: KW_ONLY
@@ -183,8 +225,11 @@ class APGDTargeted(AutoPGD):
             def attempt(images: torch.Tensor, labels: torch.Tensor) -> Perturbed:
                 others = model(images).scatter(1, labels[:, None], float("-inf"))
                 targets = others.argsort(1, descending=True)[:, rank]
-                own = lambda logits, _: targeted_dlr(logits, labels, targets)  # noqa: E731
-                return ascend(model, images, labels, own, self.threat, steps=self.steps, generator=generator)
+
+                def own(left: torch.Tensor) -> Loss:
+                    return lambda logits, _: targeted_dlr(logits, labels[left], targets[left])
+
+                return self.ascend(model, images, labels, own, generator)
 
             return attempt
 

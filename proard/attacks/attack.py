@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -14,7 +13,7 @@ from proard.attacks.given import Model as Model
 from proard.attacks.given import usable_images, usable_labels, usable_model
 from proard.attacks.losses import cross_entropy
 from proard.attacks.threat import ThreatModel, per_image_norm
-from proard.common.errors import Stopped, UserError
+from proard.common.errors import Stopped
 from proard.common.options import Options
 from proard.common.registry import Registry
 
@@ -44,8 +43,6 @@ class Attack(Options, ABC):
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
     trains: ClassVar[bool] = True
     """Whether it can be the inner maximisation of an objective: it raises any loss it is given."""
-    packages: ClassVar[dict[str, str]] = {}
-    """Optional packages that it needs, and the extra of proard that brings each."""
 
     def __post_init__(self) -> None:
         if self.threat.norm not in self.norms:
@@ -67,8 +64,9 @@ class Attack(Options, ABC):
     @property
     def passes(self) -> int:
         """About how many forward passes it takes for an image that withstands it: for progress bars and estimates."""
-        option = {name: getattr(self, name, 1) for name in ("steps", "restarts", "targets")}
-        return int(getattr(self, "queries", option["steps"])) * option["restarts"] * option["targets"] + 1
+        option = {name: getattr(self, name, 1) for name in ("steps", "restarts", "targets", "draws")}
+        count = int(getattr(self, "queries", option["steps"])) * option["restarts"]
+        return count * option["targets"] * option["draws"] + 1
 
     def __call__(
         self,
@@ -130,17 +128,6 @@ class Attack(Options, ABC):
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """The same without checking the images, which would wait for the device: for use inside a training loop."""
-
-    def require_packages(self) -> None:
-        """Check that the optional packages which the attack needs are installed.
-
-        Raises:
-            UserError: names the package and the extra.
-        """
-        for package, extra in self.packages.items():
-            if importlib.util.find_spec(package) is None:
-                needs = f"attack {self.name} needs the package '{package}'"
-                raise UserError(f"{needs}; pip install 'proard[{extra}]'")
 
     def label_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """What is raised when the caller names no loss, the cross-entropy: logits (N, K) and labels (N,) to (N,)."""

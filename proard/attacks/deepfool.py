@@ -7,8 +7,8 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 
 from proard.attacks.attack import Loss, Model, attacks
-from proard.attacks.steps import GuardedAttack, input_gradient, per_image
-from proard.attacks.threat import TINY, per_image_norm
+from proard.attacks.steps import GuardedAttack, input_gradient, per_image, total
+from proard.attacks.threat import TINY
 
 
 @attacks.register("deepfool")
@@ -55,34 +55,46 @@ class DeepFool(GuardedAttack):
         for _ in range(self.steps):
             if not bool(active.any()):
                 break
-            step = self._nearest_boundary(model, (images + delta).clamp(low, high), labels, rivals)
+            at = (images + delta).clamp(low, high)
+            _, gap, gradient, length = nearest_boundary(model, at, labels, rivals, self.threat.norm)
+            towards = self.threat.ascent_direction(-gradient)
+            step = per_image(gap.abs() / length.clamp_min(TINY), towards) * towards
             delta = torch.where(per_image(active, delta), delta + step, delta)
             perturbed = (images + (1 + self.overshoot) * delta).clamp(low, high)
             active = model(perturbed).argmax(1) == labels
         return self.threat.project(perturbed, images)
 
-    def _nearest_boundary(
-        self, model: Model, images: torch.Tensor, labels: torch.Tensor, rivals: torch.Tensor
-    ) -> torch.Tensor:
-        """The shortest step to a boundary of the network linearised at the images: (N, ...)."""
-        inputs = images.requires_grad_()
+
+def nearest_boundary(
+    model: Model, images: torch.Tensor, labels: torch.Tensor, rivals: torch.Tensor, norm: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of the boundaries to rival classes of a network linearised at the images, the nearest to each image.
+
+    Args:
+        model: images (N, ...) to logits (N, K).
+        images: where it is linearised (N, ...).
+        labels: the classes on the one side (N,).
+        rivals: those on the other side (N, R); a backward pass for each of the R.
+        norm: ``linf`` or ``l2``, in which distances are.
+
+    Returns:
+        Logits (N, K); the logit of the label less that of the rival (N,), its gradient (N, ...), and the gradient's
+        dual norm (N,). All 0 where no gradient shows the way.
+    """
+    inputs = images.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(inputs)
+    nearest = torch.full((len(inputs),), float("inf"), dtype=inputs.dtype, device=inputs.device)
+    best_gap, best_length, best = torch.zeros_like(nearest), torch.zeros_like(nearest), torch.zeros_like(images)
+    for index, rival in enumerate(rivals.T):
         with torch.enable_grad():
-            logits = model(inputs)
-        nearest = torch.full((len(inputs),), float("inf"), dtype=inputs.dtype, device=inputs.device)
-        best = torch.zeros_like(images)
-        for rival in rivals.T:
-            with torch.enable_grad():
-                gap = (logits.gather(1, labels[:, None]) - logits.gather(1, rival[:, None])).squeeze(1)
-                gradient = input_gradient(gap.sum(), inputs, retain_graph=True)
-            gap = gap.detach().abs().to(inputs.dtype)
-            if self.threat.norm == "linf":
-                length = gradient.flatten(1).abs().sum(1)
-                step = -per_image(gap / length.clamp_min(TINY), gradient) * gradient.sign()
-            else:
-                length = per_image_norm(gradient).flatten()
-                step = -per_image(gap / length.clamp_min(TINY) ** 2, gradient) * gradient
-            distance = gap / length.clamp_min(TINY)
-            closer = (distance < nearest) & (length > TINY)
-            nearest = torch.where(closer, distance, nearest)
-            best = torch.where(per_image(closer, inputs), step, best)
-        return best
+            gap = (logits.gather(1, labels[:, None]) - logits.gather(1, rival[:, None])).squeeze(1)
+            gradient = input_gradient(gap.sum(), inputs, retain_graph=index + 1 < rivals.shape[1])
+        gap = gap.detach().to(inputs.dtype)
+        length = total(gradient.abs()) if norm == "linf" else total(gradient.square()).sqrt()
+        distance = gap.abs() / length.clamp_min(TINY)
+        closer = (distance < nearest) & (length > TINY)
+        nearest, best_gap = torch.where(closer, distance, nearest), torch.where(closer, gap, best_gap)
+        best_length = torch.where(closer, length, best_length)
+        best = torch.where(per_image(closer, best), gradient, best)
+    return logits.detach(), best_gap, best, best_length

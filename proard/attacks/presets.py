@@ -40,7 +40,7 @@ def named_attack(name: str, threat: ThreatModel, where: str = "--attack") -> Att
         where: the place of the name, for error messages.
 
     Raises:
-        UserError: an unknown name, an attack for another norm or bounds, or a missing package.
+        UserError: an unknown name, or an attack for another norm.
     """
     at = f"{where} {name}"
     if name in attack_names():
@@ -53,9 +53,7 @@ def named_attack(name: str, threat: ThreatModel, where: str = "--attack") -> Att
         method, options = match[1], {option: int(match[2])}
         if match[3] is not None:
             options["restarts"] = int(match[3])
-    attack = attacks.build(method, options, where=at, threat=threat)
-    attack.require_packages()
-    return attack
+    return attacks.build(method, options, where=at, threat=threat)
 
 
 def _suggestion(name: str) -> str:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
+from types import EllipsisType
 
 import torch
 
 from proard.attacks.attack import Loss, Model, attacks
 from proard.attacks.losses import margin
-from proard.attacks.steps import GuardedAttack, Perturbed, best_of, images_are_apart, per_image
+from proard.attacks.steps import GuardedAttack, Perturbed, best_of, images_are_apart, per_image, total
 from proard.attacks.threat import TINY, per_image_norm
 
+Window = tuple[EllipsisType, slice, slice]  # rows and columns of images
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries of 10,000 after which squares get smaller
 
 
@@ -72,24 +74,31 @@ class Square(GuardedAttack):
         height, width = images.shape[2:]
         start, propose = (self._stripes, self._square) if self.threat.norm == "linf" else (self._tiles, self._move)
         best = start(images, generator)
-        value = margin(model(best), labels)
+        found, score = best.clone(), margin(model(best), labels)
+        left, value, apart = torch.arange(len(images), device=images.device), score.clone(), images_are_apart(model)
+        used = total((best - images).square().double())
         places = torch.rand((self.queries, 4), generator=generator, device=generator.device).tolist()
-        everything, apart = torch.arange(len(images), device=images.device), images_are_apart(model)
         for query in range(1, self.queries):
-            left = (value <= 0).nonzero().squeeze(1)
-            if len(left) == 0:
-                break
-            if not apart:
-                left = everything
+            if bool((done := value > 0).any()):
+                found[left], score[left] = best, value
+                if bool(done.all()):
+                    break
+                if apart:
+                    kept = (left, best, images, labels, value, used)
+                    left, best, images, labels, value, used = (part[~done] for part in kept)
             side = self.side(query, height, width)
             room = (height - side + 1, width - side + 1) * 2
-            corners = tuple(int(share * size) for share, size in zip(places[query], room, strict=True))
-            tried = propose(best[left], images[left], corners, side, generator)
-            new = margin(model(tried), labels[left])
-            better = new > value[left]
-            best[left] = torch.where(per_image(better, tried), tried, best[left])
-            value[left] = torch.maximum(new, value[left])
-        return best, value, value > 0
+            corners = [int(share * size) for share, size in zip(places[query], room, strict=True)]
+            windows = [(..., slice(y, y + side), slice(x, x + side)) for y, x in (corners[:2], corners[2:])]
+            before = [best[window].clone() for window in windows]
+            would_use = propose(best, images, used, windows, generator)
+            new = margin(model(best), labels)
+            better = new > value
+            for window, old in zip(windows, before, strict=True):
+                best[window] = torch.where(per_image(better, best), best[window], old)
+            value, used = torch.where(better, new, value), torch.where(better, would_use, used)
+        found[left], score[left] = best, value
+        return found, score, score > 0
 
     # linf: the start, and the proposal
 
@@ -100,13 +109,17 @@ class Square(GuardedAttack):
         return self.threat.project(images + self.threat.eps * signs, images)
 
     def _square(
-        self, best: torch.Tensor, images: torch.Tensor, corners: tuple[int, ...], side: int, generator: torch.Generator
+        self,
+        best: torch.Tensor,
+        images: torch.Tensor,
+        used: torch.Tensor,
+        windows: list[Window],
+        generator: torch.Generator,
     ) -> torch.Tensor:
-        """One square moved to eps, up or down per channel."""
-        tried = best.clone()
-        window = (..., slice(corners[0], corners[0] + side), slice(corners[1], corners[1] + side))
-        tried[window] = images[window] + self.threat.eps * _signs((*images.shape[:2], 1, 1), images, generator)
-        return self.threat.project(tried, images)
+        """One square moved to eps, up or down per channel: in place."""
+        moved = images[windows[0]] + self.threat.eps * _signs((*images.shape[:2], 1, 1), images, generator)
+        best[windows[0]] = moved.clamp(*self.threat.bounds)
+        return used
 
     # l2: the start, and the proposal
 
@@ -124,22 +137,29 @@ class Square(GuardedAttack):
         return self.threat.project(images + delta * (self.threat.eps / per_image_norm(delta)), images)
 
     def _move(
-        self, best: torch.Tensor, images: torch.Tensor, corners: tuple[int, ...], side: int, generator: torch.Generator
+        self,
+        best: torch.Tensor,
+        images: torch.Tensor,
+        used: torch.Tensor,
+        windows: list[Window],
+        generator: torch.Generator,
     ) -> torch.Tensor:
-        """The perturbation's mass in one window, and what is left of eps, moved into a pattern in another window."""
-        delta = best - images
-        to, away = ((..., slice(y, y + side), slice(x, x + side)) for y, x in (corners[:2], corners[2:]))
-        either = torch.zeros(images.shape[2:], dtype=images.dtype, device=images.device)
-        either[to] = either[away] = 1
-        unused = (self.threat.eps**2 - per_image_norm(delta) ** 2).clamp_min(0) / images.shape[1]
-        available = ((delta * either).square().sum((2, 3), keepdim=True) + unused).sqrt()
-        pattern = _pattern(side).to(images)
+        """The perturbation's mass in one window, and what is left of eps, moved into a pattern in another: in place.
+
+        Of eps^2, ``used`` (N,) is how much the perturbation uses; returned is how much it does then.
+        """
+        to, away = windows
+        delta, left_behind = best[to] - images[to], best[away] - images[away]
+        best[away] = images[away]
+        mass = _mass(left_behind) + _mass(best[to] - images[to])  # the windows may overlap
+        unused = per_image((self.threat.eps**2 - used).clamp_min(0) / images.shape[1], images)
+        pattern = _pattern(delta.shape[-1]).to(images)
         turned = torch.rand((), generator=generator, device=generator.device) < 0.5
         pattern = torch.where(turned.to(images.device), pattern.T, pattern)
-        new = pattern * _signs((*images.shape[:2], 1, 1), images, generator) + _normalised(delta[to])
-        delta[away] = 0
-        delta[to] = _normalised(new) * available
-        return self.threat.project(images + delta, images)
+        new = pattern * _signs((*images.shape[:2], 1, 1), images, generator) + _normalised(delta)
+        moved = images[to] + _normalised(new) * (mass + unused.to(mass)).sqrt()
+        best[to] = moved.clamp(*self.threat.bounds)
+        return used - total(mass) + total(_mass(best[to] - images[to]))
 
 
 @lru_cache(maxsize=256)
@@ -160,8 +180,13 @@ def _bump(height: int, width: int) -> torch.Tensor:
     return steps.cumsum(0)[inside].float()
 
 
+def _mass(window: torch.Tensor) -> torch.Tensor:
+    """The sum of squares of each channel: (N, C, H, W) to (N, C, 1, 1)."""
+    return window.square().sum((2, 3), keepdim=True)
+
+
 def _normalised(window: torch.Tensor) -> torch.Tensor:
-    return window / window.square().sum((2, 3), keepdim=True).sqrt().clamp_min(TINY)
+    return window / _mass(window).sqrt().clamp_min(TINY)
 
 
 def _signs(shape: tuple[int, ...], like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

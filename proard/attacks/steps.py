@@ -112,6 +112,11 @@ def per_image(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     return values.view(-1, *[1] * (images.dim() - 1))
 
 
+def total(values: torch.Tensor) -> torch.Tensor:
+    """The sum over everything but the first dimension: (N, ...) to (N,)."""
+    return values.sum(tuple(range(1, values.dim())))
+
+
 Perturbed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Perturbed images (n, ...), a score (n,), and whether each one is fooled (n,)."""
 Attempt = Callable[[torch.Tensor, torch.Tensor], Perturbed]

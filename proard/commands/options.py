@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 # Names of registries that need torch to be read; a test compares both.
 ATTACKS: tuple[str, ...] = ("fgsm", "fgm", "pgd20", "pgd50x5", "pgd100", "cw", "mifgsm", "nfgsm", "deepfool")
-ATTACKS += ("square", "apgd-ce", "apgd-dlr", "apgd-t", "autoattack", "autoattack-plus", "autoattack-rand")
+ATTACKS += ("square", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t")
+ATTACKS += ("autoattack", "autoattack-plus", "autoattack-rand")
 FORMATS = ("safetensors", "pt2", "onnx", "onnx-int8", "pt2-int8", "executorch")
 PREFERENCES = ("robust", "clean", "balanced")
 DEVICES = ("auto", "cpu", "cuda")

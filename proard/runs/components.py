@@ -28,12 +28,10 @@ def attack(settings: AttackConfig, threat: ThreatModel, where: str = "attack") -
     """The attack of a section of the configuration.
 
     Raises:
-        UserError: an unknown name or option, an attack for another norm, or a missing package.
+        UserError: an unknown name or option, or an attack for another norm.
     """
     # Random draws come from the run's generators, and the labels of a configuration are the true ones.
-    built = attacks.build(settings.name, settings.options, where=where, threat=threat, seed=0, targeted=False)
-    built.require_packages()
-    return built
+    return attacks.build(settings.name, settings.options, where=where, threat=threat, seed=0, targeted=False)
 
 
 def supernet_for(config: Config, data: DataSplits) -> Supernet:
