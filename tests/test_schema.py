@@ -166,8 +166,6 @@ COMPONENTS = [(kind, name) for kind, registry in components.REGISTRIES.items() f
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS, ids=lambda part: part)
 def test_options_are_those_that_a_configuration_takes(kind: str, name: str, space: SearchSpace) -> None:
     """Every option has a text, and may be given; its default changes nothing."""
-    if name == "autoattack":
-        pytest.importorskip("pyautoattack")
     if name == "timm":
         pytest.importorskip("timm")
     listed = components.options(kind, name)

@@ -419,7 +419,6 @@ def test_evaluate_from_python_is_silent(student: Path, capsys: Capture, monkeypa
 
 
 def test_every_command_ends_with_what_to_do_next(run: Path, fast: None, capsys: Capture) -> None:
-    pytest.importorskip("pyautoattack", reason="needs pyautoattack, of the extra autoattack, to do it")
     capsys.readouterr()
     assert command("extract", "--run", str(run), "--flops", "1G", "--quiet") == 0
     where, following = capsys.readouterr().out.splitlines()[-2:]
