@@ -1,12 +1,12 @@
-"""How fast is an evaluation? PGD-20 against foolbox and torchattacks, AutoAttack against its own package.
+"""How fast is an evaluation? PGD-20 against foolbox and torchattacks; AutoAttack is in bench_autoattack.py.
 
-All get the same student and the same batches of test images (AutoAttack those that it classifies correctly); steps and
-step size are equal, and an image counts that is classified correctly before and after. The libraries run the student as
-it is, as their users do; proard runs what `proard evaluate` runs: a copy with batch norm folded, channels last, from
-whose batch an image goes as soon as it is fooled. Each repetition runs one after the other; ratios are medians over
-repetitions, with quartiles. torchattacks is left out where it is not installed.
+All get the same student and the same batches of test images; steps and step size are equal, and an image counts that is
+classified correctly before and after. The libraries run the student as it is, as their users do; proard runs what
+`proard evaluate` runs: a copy with batch norm folded, channels last, from whose batch an image goes as soon as it is
+fooled. Each repetition runs one after the other; ratios are medians over repetitions, with quartiles. torchattacks is
+left out where it is not installed.
 
-python scripts/bench_evaluation.py runs/quickstart --images 256 --autoattack 32 --out docs/results/bench_evaluation
+python scripts/bench_evaluation.py runs/quickstart --images 256 --out docs/results/bench_evaluation
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ from typing import Any
 import foolbox
 import torch
 from benchmark import Table, interleaved, ratios, with_quartiles
-from pyautoattack import AutoAttack as Package
 from torch import nn
 
-from proard.attacks import PGD, AutoAttack, ThreatModel
+from proard.attacks import PGD, ThreatModel
 from proard.commands.extract import Extractor
 from proard.evaluation.accuracy import measure
-from proard.evaluation.fast_copy import fast_copy
 from proard.runs.components import evaluation_batch_size, threat_model
 from proard.runs.run import Run
 
@@ -68,34 +66,6 @@ def pgd_ways(student: nn.Module, batches: Batches, threat: ThreatModel) -> dict[
     return ways
 
 
-def autoattack_ways(student: nn.Module, batches: Batches, threat: ThreatModel) -> dict[str, Way]:
-    """AutoAttack by proard, and by its package."""
-    ((images, labels),) = batches
-
-    def package() -> float:
-        norm = {"linf": "Linf", "l2": "L2"}[threat.norm]
-        attack = Package(student, norm=norm, eps=threat.eps, seed=0, device=images.device)
-        attack.verbose = False
-        targets = int(student(images[:1]).shape[1]) - 1
-        for part in (attack.apgd_targeted, attack.fab):
-            part.n_target_classes = min(part.n_target_classes, targets)
-        adversarial, _ = attack.run_standard_evaluation(images, labels, batch_size=len(images))
-        return float(right(student, adversarial, labels).float().mean())
-
-    def ours() -> float:
-        return measure(student, batches, {"autoattack": AutoAttack(threat, batch_size=len(images))}).worst.value
-
-    return {"proard": ours, "pyautoattack": package}
-
-
-def differing_verdicts(student: nn.Module, images: torch.Tensor, labels: torch.Tensor, threat: ThreatModel) -> int:
-    """Images that AutoAttack fools on the copy that proard runs and not on the student itself, or the other way."""
-    attack = AutoAttack(threat, batch_size=len(images))
-    fast = fast_copy(student, images)
-    verdicts = [right(student, attack(network, images, labels), labels) for network in (student, fast)]
-    return int((verdicts[0] != verdicts[1]).sum())
-
-
 def compared(ways: dict[str, Way], repetitions: int, device: torch.device) -> dict[str, Any]:
     """Seconds and accuracies of every way, and how many times as long as proard the others take."""
     accuracy: dict[str, list[float]] = {name: [] for name in ways}
@@ -110,7 +80,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--autoattack", type=int, default=0, help="images for AutoAttack; 0 leaves it out")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True, help="without suffix")
     arguments = parser.parse_args()
@@ -119,42 +88,24 @@ def main() -> None:
     space = extractor.supernet.space
     table = Table(
         arguments.out,
-        "Evaluation: PGD-20 and AutoAttack",
+        "Evaluation: PGD-20",
         device,
-        f"Test images of `{extractor.config.data.name}` (AutoAttack: classified correctly); foolbox "
-        f"{foolbox.__version__}. Medians of {arguments.repetitions} repetitions in which all take turns "
-        "(AutoAttack: at most 2), ratios with quartiles.",
+        f"Test images of `{extractor.config.data.name}`; foolbox {foolbox.__version__}. Medians of "
+        f"{arguments.repetitions} repetitions in which all take turns, ratios with quartiles.",
         ["student", "attack", "images", "who", "seconds", "robust %", "times as long as proard"],
     )
-    verdicts: list[str] = []
     for end, architecture in (("smallest", space.smallest()), ("largest", space.largest())):
         student = extractor.supernet.extract(architecture, extractor.calibration)
-        for name, count, repetitions in (
-            ("pgd20", arguments.images, arguments.repetitions),
-            ("autoattack", arguments.autoattack, min(arguments.repetitions, 2)),
-        ):
-            if not count:
-                continue
-            size = evaluation_batch_size(extractor.data.input_shape, device)
-            images, labels = next(extractor.data.test.batches([torch.arange(len(extractor.data.test))], device))
-            kept = torch.arange(len(images)) if name == "pgd20" else right(student, images, labels).nonzero().squeeze(1)
-            x, y = images[kept[:count]], labels[kept[:count]]
-            if name == "pgd20":
-                ways = pgd_ways(student, list(zip(x.split(size), y.split(size), strict=True)), threat)
-            else:
-                ways = autoattack_ways(student, [(x, y)], threat)
-            row = compared(ways, repetitions, device) | {"student": end, "attack": name, "images": len(y)}
-            if name == "autoattack":
-                row["differing_verdicts"] = differing_verdicts(student, x, y, threat)
-            for who in ways:
-                ratio = with_quartiles(row["ratios"].get(who, [1.0]))
-                robust = f"{100 * median(row['robust'][who]):.1f}"
-                cells = [end, name, len(y), who, f"{median(row['seconds'][who]):.2f}", robust, ratio]
-                table.add(cells, row if who == "proard" else None)
-            if name == "autoattack":
-                verdicts.append(f"{row['differing_verdicts']} of {len(y)} for the {end} student")
-    if verdicts:
-        table.note(f"Images with another verdict of AutoAttack on the copy that proard runs: {', '.join(verdicts)}.")
+        size = evaluation_batch_size(extractor.data.input_shape, device)
+        images, labels = next(extractor.data.test.batches([torch.arange(len(extractor.data.test))], device))
+        x, y = images[: arguments.images], labels[: arguments.images]
+        ways = pgd_ways(student, list(zip(x.split(size), y.split(size), strict=True)), threat)
+        row = compared(ways, arguments.repetitions, device) | {"student": end, "attack": "pgd20", "images": len(y)}
+        for who in ways:
+            ratio = with_quartiles(row["ratios"].get(who, [1.0]))
+            robust = f"{100 * median(row['robust'][who]):.1f}"
+            cells = [end, "pgd20", len(y), who, f"{median(row['seconds'][who]):.2f}", robust, ratio]
+            table.add(cells, row if who == "proard" else None)
 
 
 if __name__ == "__main__":
