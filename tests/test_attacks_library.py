@@ -605,6 +605,22 @@ def test_the_first_steps_of_apgd_against_algorithm_1() -> None:
         torch.testing.assert_close(seen[step + 1], expected.detach(), rtol=0, atol=1e-12)
 
 
+def test_apgd_averages_draws_at_each_point() -> None:
+    """Noise far above the network's own gradient, of one sign and then of the other: it cancels in two passes."""
+    model, x, calls = Linear(lead=12.0), 0.4 + 0.2 * images(), []
+    noise = 10 * torch.randn(3 * 6 * 6, generator=torch.Generator().manual_seed(5))
+
+    def random(images: torch.Tensor) -> torch.Tensor:
+        calls.append(len(images))
+        sign = 1 if len(calls) % 2 else -1
+        return model(images) + sign * (images.flatten(1) @ noise)[:, None]
+
+    attack = APGDCE(ThreatModel("linf", 0.03), steps=20, draws=2)
+    adversarial = attack(random, x, torch.zeros(6, dtype=torch.long), loss=lambda logits, _: logits[:, 1])
+    torch.testing.assert_close(adversarial, model.best(x, attack.threat), rtol=0, atol=1e-6)
+    assert len(calls) == 2 * 20 + 1
+
+
 def test_apgd_halves_its_step_where_the_loss_stops_rising() -> None:
     """A cone whose tip is inside the ball: fixed steps of 2 eps only jump over it."""
     tip = 0.5 + 0.03 * images()

@@ -72,7 +72,8 @@ def ascend(
     x = previous = best = threat.random_start(images, generator)
     gradient = best_gradient = torch.zeros_like(x)
     value = best_value = value_at_last = torch.full_like(score, float("-inf"))
-    step_size, rises, halved, last = torch.full_like(score, 2 * threat.eps), torch.zeros_like(score), fooled, 0
+    step_size, rises, last = torch.full_like(score, 2 * threat.eps), torch.zeros_like(score), 0
+    halved = fooled.clone()
     looks = checkpoints(steps)
     for step in range(steps + 1):
         if step > 0:
