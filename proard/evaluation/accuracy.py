@@ -205,16 +205,26 @@ def _correct(
     network: nn.Module, seen: torch.Tensor, images: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The images, and labels, for which the network is right about what it sees."""
-    with torch.no_grad(), given_to_model(seen):
-        logits = network(seen)
+    right = is_right(network, seen, labels)
+    return images[right], labels[right]
+
+
+def is_right(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Whether the class of the largest logit is the label, per image (N,).
+
+    Raises:
+        UserError: answers that are not finite.
+        ValueError: no logits (N, K), or labels that are no classes of the network.
+    """
+    with torch.no_grad(), given_to_model(images):
+        logits = network(images)
     check_logits(logits, images, int(labels.max()) + 1)
     if broken := int((~logits.isfinite().all(1)).sum()):
         raise UserError(
             f"the network's answers are not finite on {broken} of {len(labels)} images, so it has no accuracy; look "
             "for infinite or NaN weights"
         )
-    right = logits.argmax(1) == labels
-    return images[right], labels[right]
+    return logits.argmax(1) == labels
 
 
 @contextmanager
