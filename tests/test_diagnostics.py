@@ -19,7 +19,6 @@ from torch.nn import functional
 from proard import extract, load_student
 from proard.attacks import PGD, Attack, ThreatModel
 from proard.commands.cli import main
-from proard.commands.evaluate import DIAGNOSTICS
 from proard.common.errors import UserError
 from proard.common.files import sha256
 from proard.config import DataConfig
@@ -561,7 +560,7 @@ def test_evaluate_keeps_the_diagnostics(directory: Path, capsys: pytest.CaptureF
     arguments = ["evaluate", str(directory), "--limit", "25", "--diagnose", "--teacher", str(directory)]
     assert exit_code(*arguments, "--json") == 0
     (printed,) = json.loads(capsys.readouterr().out)
-    kept = json.loads((directory / DIAGNOSTICS).read_text())
+    kept = json.loads((directory / "diagnostics.json").read_text())
     assert kept == printed["diagnostics"]
     assert kept["teacher_source"] == {"source": str(directory), "sha256": sha256(directory / WEIGHTS)}
     assert kept["images"] == 25

@@ -397,7 +397,7 @@ def test_evaluate_never_downloads_and_says_how_to_name_the_place(
         asked.append(settings)
         return load_test_split(settings, classes)
 
-    monkeypatch.setattr("proard.commands.evaluate.load_test_split", load)
+    monkeypatch.setattr("proard.commands.subjects.load_test_split", load)
     for data in ({"name": "digits", "download": True}, {"name": "cifar10", "root": "/nowhere", "download": True}):
         (copy / "student.json").write_text(json.dumps({**students["flops"].card, "data": data}))
         if data["name"] == "digits":

@@ -438,7 +438,7 @@ def test_the_attack_is_that_of_the_run(run: Path) -> None:
     curve = attacked.curves(seconds=0.0)[0]
     assert isinstance(curve.accuracies[0.0], Accuracy)
     assert curve.accuracies[0.0].total == 8  # the time was up after one batch
-    assert all(parameter.grad is None for parameter in curve.victim.network.parameters())
+    assert all(parameter.grad is None for victim in attacked.victims for parameter in victim.network.parameters())
 
 
 # ---------------------------------------------------------------------------------------------------------------------

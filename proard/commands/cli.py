@@ -259,6 +259,9 @@ def evaluate(
     check: options.Check = False,
     diagnose: options.Diagnose = False,
     teacher: options.Teacher = None,
+    corruptions: options.Corruptions = False,
+    curve: options.CurveOption = False,
+    config: options.ElsewhereConfig = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
@@ -281,7 +284,10 @@ def evaluate(
             device=device,
             check=check,
             diagnose=diagnose,
+            corruptions=corruptions,
+            curve=curve,
             teacher=teacher,
+            config=config,
             quiet=quiet,
         )
         if rank() > 0:
@@ -290,7 +296,7 @@ def evaluate(
         print(json.dumps([result.as_dict() for result in results], indent=1))
         return
     print_evaluations(results)
-    for line in after_evaluation(results):
+    for line in after_evaluation(results, config):
         say(line)
 
 

@@ -226,7 +226,9 @@ TableFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Default la
 Evaluated = Annotated[
     Path,
     typer.Argument(
-        metavar="STUDENT_DIR|RUN_DIR", help="A student, or a run for all of its students.", autocompletion=students
+        metavar="STUDENT_DIR|RUN_DIR",
+        help="A student, or a run for all of its students; with --config a network from elsewhere.",
+        autocompletion=students,
     ),
 ]
 AttackOption = Annotated[
@@ -246,6 +248,20 @@ Check = Annotated[
 Diagnose = Annotated[
     bool,
     typer.Option("--diagnose", help="Also measure local linearity and a curve over eps; kept in diagnostics.json."),
+]
+Corruptions = Annotated[
+    bool, typer.Option("--corruptions", help="Also measure 15 common corruptions at 5 severities; corruptions.json.")
+]
+CurveOption = Annotated[
+    bool, typer.Option("--curve", help="Also measure accuracy over eps and over attack steps; kept in curve.json.")
+]
+ElsewhereConfig = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|PATH",
+        help="Data and threat model for a network from elsewhere, such as robustbench:NAME, timm:NAME or a file.",
+        autocompletion=configs,
+    ),
 ]
 Teacher = Annotated[
     str | None,

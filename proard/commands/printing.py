@@ -60,8 +60,11 @@ def print_evaluations(results: Sequence[Evaluation]) -> None:
         if result.findings == ():
             say(f"{result.path.name}: no sign of gradient masking, which is no proof of robustness", fold=True)
     for result in results:
-        if result.diagnostics is not None:
-            print(f"\n{result.path.name}\n{result.diagnostics}")
+        for part in (result.diagnostics, result.corruptions, result.curve):
+            if part is not None:
+                print(f"\n{result.path.name}\n{part}")
+        for sentence in result.curve.findings if result.curve is not None else ():
+            say(f"- {sentence}", fold=True)
 
 
 def print_baseline(result: Baseline) -> None:
@@ -127,8 +130,10 @@ def print_plan(trainer: Trainer) -> None:
         print(flush=True)
 
 
-def after_evaluation(results: Sequence[Evaluation]) -> list[str]:
+def after_evaluation(results: Sequence[Evaluation], config: str | None = None) -> list[str]:
     """Where the students are, and what to do next: a stronger attack, else the report of their run."""
+    if config is not None:
+        return [f"next:    proard evaluate '{results[0].path}' --config {config} --attack autoattack --check"]
     folders = [result.path for result in results]
     run = folders[0].parent.parent
     alone = len(folders) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 TEMPLATE = """# A robust image classifier{budget}
@@ -21,7 +21,7 @@ TEMPLATE = """# A robust image classifier{budget}
 {energy}
 Accuracies are on {images} images of the {split} split, with 95 % intervals. Robust accuracy is that under the attack
 named, and no promise about others.
-{formats}
+{formats}{further}
 ## Use it
 
 `images` are float32 (N, {shape}) in [0, 1]; normalisation is inside. The class is that of the largest logit.
@@ -40,8 +40,8 @@ Classes, in the order of the logits: {class_names}.
 
 - Robust accuracy is an upper bound: a stronger attack than those named can only lower it. For a headline number run
   `proard evaluate . --attack autoattack`.
-- It is about perturbations of at most eps {eps:.5g} in {norm}. Larger ones, other norms, rotations, noise, blur and
-  patches were not tried, and robustness against one says little about another.
+- It is about perturbations of at most eps {eps:.5g} in {norm}. {not_tried} were not tried, and robustness against one
+  says little about another.
 - It is about images like those of {data}. Images from elsewhere, or of no class at all, are classified all the same,
   and the logits are not calibrated probabilities.
 - The intervals are about the choice of test images. They leave out what another training run would change.{int8_limits}
@@ -99,8 +99,9 @@ In int8: weights (a scale per output channel) and activations (a scale per tenso
 images); batch norm is folded. In float32: {float_operations}."""
 
 
-def model_card(card: dict[str, Any]) -> str:
-    """Markdown for people, from the content of student.json."""
+def model_card(card: dict[str, Any], further: Mapping[str, dict[str, Any]] | None = None) -> str:
+    """Markdown for people, from the content of student.json and of the files of `PARTS`."""
+    further = further or {}
     evaluation, budget = card["evaluation"], card["budget"]
     rows = [("clean accuracy", evaluation["clean"])]
     rows += [(f"robust accuracy, {robust['attack']['name']}", robust) for robust in evaluation["robust"]]
@@ -121,6 +122,12 @@ def model_card(card: dict[str, Any]) -> str:
         accuracies="\n".join(f"| {name} | {_percent(row)} |" for name, row in rows),
         energy=_energy(card.get("energy")),
         formats=_formats(formats, quantised),
+        further="".join(part(further[name]) for name, part in PARTS.items() if name in further),
+        not_tried=", ".join(
+            ["Other norms" if "curve" in further else "Larger ones, other norms", "rotations"]
+            + ([] if "corruptions" in further else ["noise, blur"])
+        )
+        + " and patches",
         snippets="".join(_snippet(name, entry) for name, entry in formats.items() if name in SNIPPETS)
         or _snippet("pt2", {"file": "student.pt2"}),
         class_names=", ".join(card["classes"]),
@@ -199,6 +206,42 @@ def _energy(energy: dict[str, Any] | None) -> str:
     emissions = "" if energy.get("kg_co2eq") is None else f", {energy['kg_co2eq']:.3g} kg CO2eq"
     share = " for the whole run, which all its students share"
     return f"| energy | {energy['kwh']:.3g} kWh{emissions}{share} |\n"
+
+
+def _corruptions(found: dict[str, Any]) -> str:
+    """Accuracy under common corruptions: their mean, by category, and each by severity."""
+    kinds, images = found["corruptions"], found["images"]
+    severities = [row["severity"] for row in next(iter(kinds.values()))["severities"]]
+    rows = [
+        [name, *(f"{100 * row['accuracy']:.1f}" for row in kind["severities"]), _percent(kind["mean"])]
+        for name, kind in kinds.items()
+    ]
+    means = {f"all {name}": mean for name, mean in found["categories"].items()} | {f"all {len(kinds)}": found["mean"]}
+    rows += [[name, *[""] * len(severities), _percent(mean)] for name, mean in means.items()]
+    text = (
+        f"Accuracy in per cent on {images} {found['split']} images ({_percent(found['clean'])} clean): {found['note']}."
+    )
+    return _section("Common corruptions", text, ["corruption", *map(str, severities), "mean"], rows)
+
+
+def _curve(found: dict[str, Any]) -> str:
+    """Accuracy over the attack's radius and steps, and what that says."""
+    attack = found["attack"]
+    eps = attack["threat"]["eps"]
+    rows = [[f"{row['eps']:.4g}", f"{row['eps'] / eps:.3g}", _percent(row)] for row in found["radii"]]
+    text = f"{attack['name']}, {attack['threat']['norm']}, {found['images']} {found['split']} images."
+    first = _section("Accuracy by radius", text, ["eps", "times the threat model's", "accuracy"], rows)
+    rows = [[str(row["steps"]), _percent(row)] for row in found["steps"]]
+    second = _section("Accuracy by steps of the attack", "At the threat model's eps.", ["steps", "accuracy"], rows)
+    return first + second + "\n" + "\n".join(f"- {finding}." for finding in found["findings"]) + "\n"
+
+
+PARTS = {"curve": _curve, "corruptions": _corruptions}  # of files that `evaluate` may add to a student directory
+
+
+def _section(title: str, text: str, head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+    return f"\n## {title}\n\n{text}\n\n" + "\n".join(lines) + "\n"
 
 
 def _percent(row: dict[str, Any]) -> str:

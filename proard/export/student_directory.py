@@ -26,7 +26,7 @@ from proard.common.files import atomic_directory, atomic_write, sha256, write_js
 from proard.common.progress import Progress
 from proard.export.formats import FORMATS as FORMATS
 from proard.export.formats import Format, FormatChecks, Source, evaluate_formats
-from proard.export.model_card import model_card
+from proard.export.model_card import PARTS, model_card
 from proard.export.named import CARD as CARD
 from proard.export.named import student_folder
 from proard.supernet import Architecture, Family, families, require_calibrated
@@ -120,6 +120,32 @@ def _write_formats(
             entry(source.student, source.example, folder / f"student.{name}")
             progress(2)  # it is not measured
     return written
+
+
+def read_further(folder: Path) -> dict[str, dict[str, Any]]:
+    """What `evaluate` added to a student directory, a JSON file each, by the names of `model_card.PARTS`.
+
+    Raises:
+        UserError: a file of them is damaged.
+    """
+    found = {}
+    for name in PARTS:
+        file = folder / f"{name}.json"
+        if file.is_file():
+            try:
+                found[name] = json.loads(file.read_text(encoding="utf-8"))
+            except (ValueError, OSError) as error:
+                raise UserError(f"{file}: cannot be read ({reason(error)}); remove it") from error
+    return found
+
+
+def rewrite_model_card(folder: Path, card: dict[str, Any]) -> None:
+    """The README.md of a student directory anew, with what `evaluate` added to it.
+
+    Raises:
+        UserError: as of `read_further`.
+    """
+    atomic_write(folder / "README.md", model_card(card, read_further(folder)))
 
 
 def read_card(directory: str | Path) -> dict[str, Any]:

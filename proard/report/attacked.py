@@ -76,9 +76,16 @@ class Shown:
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracies of a victim by radius, ascending from 0."""
+    """Accuracies of a student by an attack's radius, ascending from 0, or by its steps.
 
-    victim: Victim
+    Attributes:
+        name: of the student, for people.
+        multiply_adds: of the student, per image.
+        accuracies: by radius or steps.
+    """
+
+    name: str
+    multiply_adds: float
     accuracies: dict[float, Accuracy]
 
 
@@ -180,7 +187,7 @@ class Attacked:
                     if network is None:
                         network = fast_copy(victim.network, images)
                     cascade.add(network, images, labels)
-            curves.append(Curve(victim, cascade.accuracies()))
+            curves.append(Curve(victim.name, victim.multiply_adds, cascade.accuracies()))
         return curves
 
     def _batches(self, size: int, most: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

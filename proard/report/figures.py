@@ -138,35 +138,69 @@ def _to_the_right(trace: dict[str, Any], end: float) -> dict[str, Any]:
 
 
 def radii_plot(curves: Sequence[Curve], attack: str, norm: str, eps: float) -> Plot:
-    """Robust accuracy over the radius, with 95 % intervals."""
-    data, words, rows = [], [], []
-    for curve, colour in zip(curves, SERIES, strict=False):
-        radii, accuracies = list(curve.accuracies), list(curve.accuracies.values())
-        values = [100 * accuracy.value for accuracy in accuracies]
-        trace = line(curve.victim.name, radii, values, colour)
-        trace["error_y"] = error_bars(values, [accuracy.interval for accuracy in accuracies], colour, 1)
-        name = escape(curve.victim.name)
-        trace["name"] = f"{name}, {short(curve.victim.multiply_adds)}"
-        trace["hovertemplate"] = f"eps %{{x:.4g}}: %{{y:.1f}} %<extra>{name}</extra>"
-        data.append(trace)
-        images = accuracies[0].total
-        words.append(
-            f"{curve.victim.name} ({short(curve.victim.multiply_adds)} multiply-adds, {images} test images): "
-            f"{accuracies[0]} % clean, {curve.accuracies[eps]} % at eps {eps:.4g}, "
-            f"{accuracies[-1]} % at {radii[-1]:.4g}."
-        )
-        rows += [
-            [curve.victim.name, f"{radius:.4g}", accuracy.with_interval, str(images)]
-            for radius, accuracy in curve.accuracies.items()
-        ]
-    head = ["student", "eps", "accuracy %, 95 % interval", "test images"]
+    """Accuracy over the attack's radius, with 95 % intervals."""
     layout = {
         "xaxis": axis(f"eps ({norm})", rangemode="tozero"),
-        "yaxis": axis(f"accuracy under {attack}, %", range=[0, 103]),
         "shapes": [mark(eps, dash="dash")],
         "annotations": [note(eps, "threat model")],
     }
-    return Plot(data, layout, f"Test accuracy under {attack} by radius. " + " ".join(words), head, rows)
+    return _accuracy_plot(curves, f"under {attack} by radius", "eps", eps, layout)
+
+
+def steps_plot(curves: Sequence[Curve], norm: str, eps: float) -> Plot:
+    """Accuracy over the number of the attack's steps, with 95 % intervals."""
+    layout = {"xaxis": axis("steps", **log_axis(1, 100))}
+    return _accuracy_plot(curves, f"under PGD ({norm}, eps {eps:.4g}) by its steps", "steps", None, layout)
+
+
+def _accuracy_plot(curves: Sequence[Curve], what: str, unit: str, marked: float | None, layout: dict[str, Any]) -> Plot:
+    """Accuracy over something that grows; ``marked`` is one of its values that the summary names."""
+    data, words, rows = [], [], []
+    for curve, colour in zip(curves, SERIES, strict=False):
+        strengths, accuracies = list(curve.accuracies), list(curve.accuracies.values())
+        values = [100 * accuracy.value for accuracy in accuracies]
+        trace = line(curve.name, strengths, values, colour)
+        trace["error_y"] = error_bars(values, [accuracy.interval for accuracy in accuracies], colour, 1)
+        name = escape(curve.name)
+        trace["name"] = f"{name}, {short(curve.multiply_adds)}"
+        trace["hovertemplate"] = f"{unit} %{{x:.4g}}: %{{y:.1f}} %<extra>{name}</extra>"
+        data.append(trace)
+        images = accuracies[0].total
+        named = [strengths[0], *([] if marked is None else [marked]), strengths[-1]]
+        at = [f"{curve.accuracies[s]} % {f'at {unit} {s:.4g}' if s else 'clean'}" for s in named]
+        words.append(
+            f"{curve.name} ({short(curve.multiply_adds)} multiply-adds, {images} test images): {', '.join(at)}."
+        )
+        rows += [
+            [curve.name, f"{strength:.4g}", accuracy.with_interval, str(images)]
+            for strength, accuracy in curve.accuracies.items()
+        ]
+    head = ["student", unit, "accuracy %, 95 % interval", "test images"]
+    layout = {**layout, "yaxis": axis("accuracy, %", range=[0, 103])}
+    return Plot(data, layout, f"Test accuracy {what}. " + " ".join(words), head, rows)
+
+
+def corruptions_plot(found: dict[str, dict[str, Any]]) -> Plot:
+    """Mean accuracy over severities by corruption, with 95 % intervals; ``found`` has corruptions.json by student."""
+    data, words, rows = [], [], []
+    for (name, measured), colour in zip(found.items(), SERIES, strict=False):
+        kinds = measured["corruptions"]
+        means = [kind["mean"] for kind in kinds.values()]
+        values = [100 * mean["accuracy"] for mean in means]
+        trace = line(name, list(kinds), values, colour) | {"mode": "markers"}
+        trace["error_y"] = error_bars(values, [tuple(mean["interval_95"]) for mean in means], colour, 1)
+        data.append(trace)
+        words.append(
+            f"{name}, {measured['images']} test images: {percent(measured['mean']['accuracy'])} % on average, "
+            f"{percent(measured['clean']['accuracy'])} % clean."
+        )
+        rows += [
+            [name, kind, *(percent(row["accuracy"]) for row in of["severities"]), percent(of["mean"]["accuracy"])]
+            for kind, of in kinds.items()
+        ]
+    head = ["student", "corruption", "1", "2", "3", "4", "5", "mean %"]
+    layout = {"xaxis": axis("", tickangle=-45), "yaxis": axis("accuracy, %", range=[0, 103])}
+    return Plot(data, layout, "Mean accuracy over five severities by corruption. " + " ".join(words), head, rows)
 
 
 def latency_plot(table: LatencyTable) -> Plot:

@@ -34,6 +34,8 @@ def page(contents: RunContents, quiet: bool = False) -> str:
         "sampling": ("What the sampler drew", writer.sampling),
         "images": ("Images under attack", writer.images),
         "radii": ("Accuracy by radius", writer.radii),
+        "curves": ("Accuracy over eps and attack steps", writer.curves),
+        "corruptions": ("Common corruptions", writer.corruptions),
         "predictor": ("The predictor of the search", writer.predictor),
         "latency": ("Latency", writer.latency),
         "energy": ("Energy and emissions", writer.energy),

@@ -11,13 +11,15 @@ from proard.common import html
 from proard.common.errors import UserError
 from proard.common.svg import in_words, stages_svg
 from proard.common.units import short, short_time
+from proard.evaluation.accuracy import Accuracy
+from proard.export.student_directory import read_further
 from proard.report import figures, training_figures
-from proard.report.attacked import Attacked, Shown, Victim
+from proard.report.attacked import Attacked, Curve, Shown, Victim
 from proard.report.energy_section import energy
 from proard.report.figures import scored
 from proard.report.front_section import choice
 from proard.report.pictures import png
-from proard.report.plots import Plots
+from proard.report.plots import SERIES, Plots
 from proard.report.run_contents import COSTS, RunContents, Student
 from proard.report.sampling_plot import sampled_phases
 from proard.search.predictor import comparison_rows, verified_in_words
@@ -196,6 +198,43 @@ class Sections:
             "trained for."
         )
         return body + self.plots.add(plot, "radii")
+
+    def curves(self) -> str:
+        """Accuracy over eps and steps, as `evaluate` measured it."""
+        found = self._further("curve")
+        curves = {
+            over: [
+                Curve(
+                    student.name,
+                    student.costs["multiply_adds"],
+                    {row[key]: Accuracy(row["correct"], row["images"]) for row in kept[over]},
+                )
+                for student, kept in found
+            ]
+            for over, key in (("radii", "eps"), ("steps", "steps"))
+        }
+        attack = found[0][1]["attack"]
+        norm, eps = attack["threat"]["norm"], attack["threat"]["eps"]
+        body = html.lines([f"{student.name}: {text}." for student, kept in found for text in kept["findings"]])
+        body += self.plots.add(figures.radii_plot(curves["radii"], attack["name"], norm, eps), "curves-radii")
+        return body + self.plots.add(figures.steps_plot(curves["steps"], norm, eps), "curves-steps")
+
+    def corruptions(self) -> str:
+        """Accuracy under common corruptions, as `evaluate` measured it."""
+        found = self._further("corruptions")
+        plot = figures.corruptions_plot({student.name: kept for student, kept in found})
+        note = html.paragraph(f"As 'proard evaluate' measured: {found[0][1]['note']}.")
+        return note + self.plots.add(plot, "corruptions")
+
+    def _further(self, name: str) -> list[tuple[Student, dict[str, Any]]]:
+        """What `evaluate` kept of some students, from the smallest to the largest."""
+        folders = [(student, student.folder) for student in self.contents.students if student.folder is not None]
+        kept = [(student, read_further(folder)) for student, folder in folders]
+        found = [(student, parts[name]) for student, parts in kept if name in parts]
+        if not found:
+            raise UserError(f"no {name}.json of a student yet; 'proard evaluate {self.run.path} --{name}' makes it")
+        most = len(SERIES)
+        return found if len(found) <= most else [found[i * (len(found) - 1) // (most - 1)] for i in range(most)]
 
     def predictor(self) -> str:
         """How far the search's predictions can be trusted."""
