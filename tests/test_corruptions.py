@@ -191,13 +191,13 @@ def test_accuracy_is_counted_image_by_image() -> None:
     images, labels = grey_of_three_classes()
     labels[:50] = (images[:50].mean((1, 2, 3)) > 0.45).long()
     done: list[float] = []
-    found = measure_corruptions(Bright(), [(images, labels)], seed=5, own=False, progress=done.append)
+    found = measure_corruptions(Bright(), [(images, labels)], seed=5, progress=done.append)
     assert sum(done) == PASSES * len(images)
     for name in CORRUPTIONS:
         for severity in SEVERITIES:
             right = Bright()(corrupt(images, name, severity, seed=5)).argmax(1) == labels
             assert found.accuracy(name, severity).correct == int(right.sum())
-    again = measure_corruptions(Bright(), zip(images.split(7), labels.split(7), strict=True), seed=5, own=False)
+    again = measure_corruptions(Bright(), zip(images.split(7), labels.split(7), strict=True), seed=5)
     assert torch.equal(found.right, again.right)
     plain = json.loads(json.dumps(found.as_dict()))
     rows = [row["accuracy"] for kind in plain["corruptions"].values() for row in kind["severities"]]
@@ -214,11 +214,11 @@ def test_accuracy_is_counted_image_by_image() -> None:
 
 def test_no_images_and_broken_networks() -> None:
     with pytest.raises(ValueError, match="at least one image"):
-        measure_corruptions(Bright(), [], own=False)
+        measure_corruptions(Bright(), [])
 
     class Broken(Bright):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return super().forward(images) * float("nan")
 
     with pytest.raises(UserError, match="not finite"):
-        measure_corruptions(Broken(), [grey_of_three_classes()], own=False)
+        measure_corruptions(Broken(), [grey_of_three_classes()])

@@ -207,7 +207,7 @@ class _Evaluator:
         few = min(size or FEW_IMAGES, FEW_IMAGES) if self.limit is None else self.limit
         by_name = {attack.name: attack for attack in chosen}
         images, batches = self._images(data, size, seed)
-        shared: dict[str, Any] = {"seed": seed, "spread": True, "own": subject.own}  # each process takes its share
+        shared: dict[str, Any] = {"seed": seed, "spread": True}  # each process takes its share
         with self._progress("evaluating", folder, work(images, by_name.values()) / world_size()) as progress:
             result = measure(network, batches, by_name, **shared, progress=progress.advance)
         evaluation = Evaluation(folder, subject.card, result, by_name, seed, size)

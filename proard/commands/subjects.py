@@ -10,6 +10,7 @@ import torch
 import yaml
 from pydantic import ValidationError
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from proard.attacks import Attack
@@ -108,6 +109,9 @@ class Subjects:
             norm=threat.norm,
             device=self.device,
         )
+        for norm in network.modules():
+            if isinstance(norm, _BatchNorm):
+                norm.num_batches_tracked = None  # 0 in weights from another library: whoever made them vouches for them
         counts = outside_costs(network, data.input_shape)
         card = {"family": "from elsewhere", "family_options": {}, "architecture": {}, **counts}
         card |= {"num_classes": len(data.class_names), "input_shape": list(data.input_shape)}

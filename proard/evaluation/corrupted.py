@@ -104,25 +104,22 @@ def measure_corruptions(
     *,
     seed: int = 0,
     spread: bool = False,
-    own: bool = True,
     progress: Callable[[float], Any] = lambda _: None,
 ) -> CorruptedAccuracy:
     """Accuracy of a network under every corruption of `CORRUPTIONS` at every severity; its modes are put back.
 
     Args:
-        network: images (N, C, H, W) in [0, 1] to logits.
+        network: calibrated; images (N, C, H, W) in [0, 1] to logits.
         batches: pairs of images and labels, on the network's device; an image is corrupted by its number in them.
         seed: of the corruptions.
         spread: every process of a job measures its share of each batch, and all get the result for all images.
-        own: whether it is a student of ours, whose batch norm must be calibrated.
         progress: called with amounts that add up to `PASSES` for each image that this process measures.
 
     Raises:
         UserError: the network has batch norm that was never calibrated, or answers that are not finite.
         ValueError: no image, images below 8x8 or not in [0, 1], or labels that are no classes of the network.
     """
-    if own:
-        require_calibrated(network)
+    require_calibrated(network)
     clean: list[torch.Tensor] = []
     found: list[torch.Tensor] = []
     number, fast = 0, None

@@ -97,7 +97,6 @@ def measure_curves(
     *,
     seed: int = 0,
     spread: bool = False,
-    own: bool = True,
     progress: Callable[[float], Any] = lambda _: None,
 ) -> Curves:
     """Accuracy by the radius of PGD-20, from 0 to four times the threat model's, and by the number of PGD's steps.
@@ -105,12 +104,11 @@ def measure_curves(
     Either is a cascade of attacks, as in `measure`.
 
     Args:
-        network: images (N, C, H, W) in [0, 1] to logits.
+        network: calibrated; images (N, C, H, W) in [0, 1] to logits.
         batches: gives the pairs of images and labels anew at each call, on the network's device.
         threat: norm, radius and bounds.
         seed: of the attacks' random starts.
         spread: every process of a job measures its share, as in `measure`.
-        own: whether it is a student of ours, whose batch norm must be calibrated.
         progress: called with amounts that add up to `PASSES` for each image that this process measures.
 
     Raises:
@@ -120,7 +118,7 @@ def measure_curves(
     by_radius = {str(factor * threat.eps): scaled(attack, factor * threat.eps) for factor in RADII}
     by_steps = {str(steps): PGD(threat, steps=steps) for steps in STEPS}
     first, second = (
-        measure(network, batches(), attacks, seed=seed, spread=spread, own=own, progress=progress)
+        measure(network, batches(), attacks, seed=seed, spread=spread, progress=progress)
         for attacks in (by_radius, by_steps)
     )
     radii = {0.0: first.clean, **{float(radius): accuracy for radius, accuracy in first.robust.items()}}
