@@ -20,7 +20,7 @@ from small_families import SMALL_FAMILIES
 import proard.commands.report
 import proard.data
 import proard.report.attacked
-from proard import extract
+from proard import evaluate, extract
 from proard.commands.cli import main
 from proard.commands.extract import Extractor
 from proard.commands.report import write_report
@@ -40,7 +40,8 @@ from proard.supernet.budgets import Budget, Limits
 pytest.importorskip("plotly", reason="needs plotly, of the extra report")
 
 Capture = pytest.CaptureFixture[str]
-SECTIONS = ["front", "students", "training", "sampling", "images", "radii", "predictor", "latency", "energy", "setup"]
+SECTIONS = ["front", "students", "training", "sampling", "images", "radii", "curves", "corruptions"]
+SECTIONS += ["predictor", "latency", "energy", "setup"]
 SEARCH: dict[str, Any] = {"labels": 10, "verify": 2, "population": 10, "generations": 3, "regressors": ("ridge",)}
 HOSTILE = "</script><img src=x onerror=window.hacked=1><script>window.hacked=1</script>"
 
@@ -110,6 +111,7 @@ def run(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         search(path, quiet=True, **SEARCH)
         costs = sorted(row["multiply_adds"] for row in json.loads((path / "front.json").read_text())["students"])
         extract([("flops", str(costs[0])), ("flops", str(costs[-1]))], run=path, quiet=True)
+    evaluate(path, ["fgsm"], limit=20, curve=True, corruptions=True)
     comparison = {"budget": "flops-1", "multiply_adds": 10**6, "seconds_alone": 50.0, "kwh_alone": None}
     for name in ("extracted", "alone"):
         comparison |= {f"clean_accuracy_{name}": 0.9, f"robust_accuracy_{name}": 0.5}
@@ -226,6 +228,14 @@ def test_numbers_are_those_of_the_files(parsed: Page, run: Path, front: list[dic
         assert interval in parsed.words["students"]
     assert "pgd3, 60 test images" in parsed.words["front"]
     assert "pgd2, 20 validation images" in parsed.words["front"]
+        kept = json.loads((folder / "curve.json").read_text())
+        for kind, key in (("radii", "eps"), ("steps", "steps")):
+            traces = [set(_points(trace)) for trace in data["plots"][f"curves-{kind}"]["data"]]
+            assert {(row[key], 100 * row["accuracy"]) for row in kept[kind]} in traces
+        kinds = json.loads((folder / "corruptions.json").read_text())["corruptions"]
+        traces = [set(_points(trace)) for trace in data["plots"]["corruptions"]["data"]]
+        assert {(name, 100 * kind["mean"]["accuracy"]) for name, kind in kinds.items()} in traces
+        assert f"{folder.name}: accuracy " in parsed.words["curves"]
     losses = [row["loss"] for row in RunContents(Run(run)).metrics if row["kind"] == "epoch"]
     assert [y for trace in data["plots"]["training-0"]["data"] for _, y in _points(trace)] == losses
     for number in (0, 1):  # of the two phases in which something is elastic
@@ -276,6 +286,8 @@ def test_a_section_without_data_says_what_makes_it(
     assert "proard extract" in words["students"]
     assert words["images"].endswith("data digits: not here\n")
     assert words["radii"].endswith("data digits: not here\n")
+    assert f"'proard evaluate {bare} --curve' makes it" in words["curves"]
+    assert f"'proard evaluate {bare} --corruptions' makes it" in words["corruptions"]
     assert "proard search" in words["predictor"]
     assert "proard profile" in words["latency"]
     assert "proard train" in words["energy"]
