@@ -228,6 +228,7 @@ def test_numbers_are_those_of_the_files(parsed: Page, run: Path, front: list[dic
         assert interval in parsed.words["students"]
     assert "pgd3, 60 test images" in parsed.words["front"]
     assert "pgd2, 20 validation images" in parsed.words["front"]
+    for folder in (run / "students").iterdir():
         kept = json.loads((folder / "curve.json").read_text())
         for kind, key in (("radii", "eps"), ("steps", "steps")):
             traces = [set(_points(trace)) for trace in data["plots"][f"curves-{kind}"]["data"]]
