@@ -22,6 +22,7 @@ from torch.utils.data._utils import signal_handling
 from proard.config import DataConfig
 from proard.data import StreamedImageSet, WorkerDied, load_data
 from proard.data import images as image_module
+from proard.data.images import ImageFiles
 from proard.runs.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="this system has no groups of processes")
@@ -122,8 +123,8 @@ def test_those_that_decode_leave_signals_to_the_training(
 
     monkeypatch.setattr(place, moment, signalled)
     data = load_data(DataConfig(name="image_folder", root=images, image_size=16, memory_limit=1e9, workers=1))
-    folder, files = images / "train", ["dark/0.png", "light/0.png"]
-    streamed = StreamedImageSet(folder, files, torch.tensor([0, 1]), 16, workers=1)
+    read = ImageFiles(images / "train", ["dark/0.png", "light/0.png"], 16)
+    streamed = StreamedImageSet(read, torch.tensor([0, 1]), workers=1)
     ((pixels, labels),) = streamed.batches([torch.tensor([0, 1])], "cpu")
     assert pixels.shape == (2, *data.input_shape)
     assert labels.tolist() == [0, 1]

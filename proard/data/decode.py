@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,17 +36,30 @@ def decode_image(path: Path, size: int) -> Bytes:
         UnreadableImage: Pillow cannot read the file; names it.
     """
     try:
-        with Image.open(path) as opened:
-            turned = opened.getexif().get(ORIENTATION, 1) != 1
-            image = _to_rgb(ImageOps.exif_transpose(opened) if turned else opened)
+        return decode(path, size)
     except Exception as error:  # Pillow's decoders raise many types on broken files: SyntaxError, struct.error, ...
         raise UnreadableImage(f"image {path}: cannot be read ({reason(error)}); replace or remove the file") from error
-    side = min(image.size)
-    left, top = ((length - side) // 2 for length in image.size)
-    square = (left, top, left + side, top + side)
-    # The box lets the filter see beyond the square's edge, as scaling first and cropping afterwards would.
-    image = image.crop(square) if side == size else image.resize((size, size), Image.Resampling.BICUBIC, box=square)
-    return np.asarray(image).transpose(2, 0, 1)
+
+
+def decode(source: Path | IO[bytes], size: int | None, grey: bool = False) -> Bytes:
+    """As `decode_image`, of a file or of its content; without a size the whole image, and grey as uint8 (1, H, W).
+
+    Raises:
+        Exception: of any type, where it cannot be read.
+    """
+    with Image.open(source) as opened:
+        turned = opened.getexif().get(ORIENTATION, 1) != 1
+        image = _to_rgb(ImageOps.exif_transpose(opened) if turned else opened)
+    if grey:
+        image = image.convert("L")
+    if size is not None:
+        side = min(image.size)
+        left, top = ((length - side) // 2 for length in image.size)
+        square = (left, top, left + side, top + side)
+        # The box lets the filter see beyond the square's edge, as scaling first and cropping afterwards would.
+        image = image.crop(square) if side == size else image.resize((size, size), Image.Resampling.BICUBIC, box=square)
+    pixels = np.asarray(image)
+    return pixels[None] if grey else pixels.transpose(2, 0, 1)
 
 
 def decode_files(folder: Path, files: Sequence[str], size: int) -> Bytes:
@@ -57,12 +71,21 @@ def decode_files(folder: Path, files: Sequence[str], size: int) -> Bytes:
     Raises:
         UnreadableImage: as :func:`decode_image`.
     """
-    pixels = np.empty((len(files), 3, size, size), dtype=np.uint8)
+    return decode_all(folder, len(files), (3, size, size), lambda index: decode_image(folder / files[index], size))
 
-    def decode(index: int) -> None:
-        pixels[index] = decode_image(folder / files[index], size)
 
-    _for_each(f"reading {folder}", len(files), decode)
+def decode_all(where: Path, count: int, shape: tuple[int, ...], read: Callable[[int], Bytes]) -> Bytes:
+    """Call ``read``, which gives an image of the shape (C, H, W), for 0 to ``count`` - 1, with a progress bar likewise.
+
+    Returns:
+        uint8 (count, C, H, W).
+    """
+    pixels = np.empty((count, *shape), dtype=np.uint8)
+
+    def one(index: int) -> None:
+        pixels[index] = read(index)
+
+    _for_each(f"reading {where}", count, one)
     return pixels
 
 

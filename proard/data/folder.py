@@ -16,7 +16,7 @@ from proard.common.paths import path_of
 from proard.config import DataConfig
 from proard.data.cache import cached, fingerprint_files
 from proard.data.decode import UnreadableImage, decode_files, unreadable
-from proard.data.images import ImageSet, StreamedImageSet
+from proard.data.images import ImageFiles, ImageSet, StreamedImageSet
 
 NAMED = 10  # broken images that a message names
 
@@ -101,7 +101,7 @@ def _read_folders(config: DataConfig, root: Path, folders: Sequence[Path], class
 
     def read() -> dict[Path, ImageSet]:
         return {
-            folder: StreamedImageSet(folder, files, torch.tensor(labels), size, config.workers)
+            folder: StreamedImageSet(ImageFiles(folder, files, size), torch.tensor(labels), config.workers)
             if streamed
             else _decoded(root, folder, files, labels, classes, size)
             for folder, (files, labels) in listings.items()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,20 +77,21 @@ class ImageSet:
 
 
 class StreamedImageSet(ImageSet):
-    """Images of a set too large for memory, decoded by worker processes when a batch asks for them.
+    """Images of a set too large for memory, read by worker processes when a batch asks for them.
 
     Args:
-        folder: what the file names are relative to.
-        files: N file names.
+        read: gives the image of a row as uint8 (C, H, W), such as `ImageFiles`; may raise `UserError`.
         labels: int64 (N,), classes from 0.
-        size: side in pixels to which the images are resized.
-        workers: processes that decode; 0 decodes in this one.
+        workers: processes that read, to which ``read`` is sent; 0 reads in this one.
+        rows: int64 (N,), where each image is for ``read``; default 0 to N - 1.
     """
 
-    def __init__(self, folder: Path, files: Sequence[str], labels: Tensor, size: int, workers: int) -> None:
+    def __init__(
+        self, read: Callable[[int], Bytes], labels: Tensor, workers: int, rows: NDArray[np.int64] | None = None
+    ) -> None:
         # The base class's constructor is for images in memory, which is what this class avoids.
         self.labels = labels
-        self._files = _Files(folder, files, size)
+        self._rows = _Rows(read, np.arange(len(labels)) if rows is None else rows)
         self._workers = workers
 
     def to(self, device: torch.device | str) -> ImageSet:
@@ -98,8 +100,9 @@ class StreamedImageSet(ImageSet):
 
     def select(self, indices: Tensor) -> ImageSet:
         """The images at ``indices`` (int64 (M,)), in that order."""
-        files = [self._files.files[index] for index in indices.tolist()]
-        return StreamedImageSet(self._files.folder, files, self.labels[indices], self._files.size, self._workers)
+        return StreamedImageSet(
+            self._rows.read, self.labels[indices], self._workers, self._rows.rows[indices.numpy()]
+        )
 
     def batches(
         self, batches_of_indices: Iterable[Tensor], device: torch.device | str
@@ -112,7 +115,7 @@ class StreamedImageSet(ImageSet):
         """
         device, batches = torch.device(device), list(batches_of_indices)
         loader: DataLoader[Bytes | str] = DataLoader(
-            self._files,
+            self._rows,
             batch_size=None,  # one index batch is one item of the dataset, so a worker returns a whole batch
             sampler=[indices.numpy() for indices in batches],
             num_workers=self._workers,
@@ -131,19 +134,32 @@ class WorkerDied(Stopped):
     """A process that decodes images ended, for whatever reason."""
 
 
-class _Files(Dataset["Bytes | str"]):
-    """What a worker process needs: index batch -> bytes (B, 3, size, size), or an error line.
+@dataclass(frozen=True)
+class ImageFiles:
+    """Reads images of a folder by their number among ``files``, resized to the side ``size``."""
+
+    folder: Path
+    files: Sequence[str]
+    size: int
+
+    def __call__(self, index: int) -> Bytes:
+        """uint8 (3, size, size)."""
+        return decode_image(self.folder / self.files[index], self.size)
+
+
+class _Rows(Dataset["Bytes | str"]):
+    """What a worker process needs: index batch -> bytes (B, C, H, W), or an error line.
 
     They are NumPy's, which go through a pipe: PyTorch's go through shared memory, of which a container may have little,
     and where it runs short they wait for ever.
     """
 
-    def __init__(self, folder: Path, files: Sequence[str], size: int) -> None:
-        self.folder, self.files, self.size = folder, files, size
+    def __init__(self, read: Callable[[int], Bytes], rows: NDArray[np.int64]) -> None:
+        self.read, self.rows = read, rows
 
     def __getitem__(self, indices: NDArray[np.int64]) -> Bytes | str:
         try:
-            return np.stack([decode_image(self.folder / self.files[index], self.size) for index in indices.tolist()])
+            return np.stack([self.read(row) for row in self.rows[indices].tolist()])
         except UserError as error:
             return str(error)  # raised in a worker, it would arrive wrapped in a traceback
 
