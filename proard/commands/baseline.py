@@ -101,6 +101,7 @@ def baseline(
     scale_epochs: float | None = None,
     quiet: bool = False,
     data_root: str | Path | None = None,
+    data: Sequence[Any] | None = None,
 ) -> Baseline:
     """Train the student of every budget alone, and compare.
 
@@ -115,11 +116,12 @@ def baseline(
         scale_epochs: shortens the trainings, which makes the comparison unfair to them; for a try.
         quiet: plain lines instead of progress bars.
         data_root: where the images are on this machine; default where the run says.
+        data: the images, where the run's were arrays in memory; as of `train`.
 
     Raises:
         UserError: no budget, a run that has not finished, or that has trained one student alone itself.
     """
-    directory = Run.find(run, data_root)
+    directory = Run.find(run, data_root, data)
     config = directory.config()
     if config.mode == "student":
         raise UserError(f"baseline: run {directory.path} trained one student alone already; give a supernet's run")
@@ -132,7 +134,7 @@ def baseline(
         )
     missing = [budget for budget in budgets if not (directory.students / budget.name).exists()]
     if missing:
-        extract(missing, run=directory.path, quiet=quiet, data_root=data_root)
+        extract(missing, run=directory.path, quiet=quiet, data_root=data_root, data=data)
     comparisons = []
     with EnergyMeter(config.energy, directory.energy, "baseline"):
         teacher = teacher_of(directory, config, state)
@@ -145,7 +147,7 @@ def baseline(
                 alone = alone.scaled(scale_epochs)
             about = {"budget": card["budget"], "selection": {"method": "trained alone"}}
             student = train_alone(
-                alone, place, directory.students / f"{budget.name}-alone", quiet, about, (), data_root
+                alone, place, directory.students / f"{budget.name}-alone", quiet, about, (), data_root, data
             )
             extracted = MeasuredStudent(folder, card)
             spent, multiply_adds = training_of(Run(place)), computed(Run(place)).multiply_adds

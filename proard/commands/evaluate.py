@@ -115,6 +115,7 @@ def evaluate(
     *,
     limit: int | None = None,
     data_root: str | Path | None = None,
+    data: Sequence[Any] | None = None,
     device: str = "auto",
     check: bool = False,
     diagnose: bool = False,
@@ -134,6 +135,7 @@ def evaluate(
         limit: use a stratified subset of this many test images; default as in the card.
         data_root: where the images are on this machine; default where they were, and for the zoo the few images that
             come with it.
+        data: test images and their labels in the place of those of the card, as arrays; or all that `train` was given.
         device: ``auto``, ``cpu``, ``cuda``.
         check: also look for signs of gradient masking, on at most `CHECKED_IMAGES` of the images.
         diagnose: also measure local linearity, a curve over radii and what follows from them
@@ -163,7 +165,7 @@ def evaluate(
     meter = _meter(path_of(path)) if config is None else None
     compared = None if teacher is None else teacher_config(teacher)
     evaluator = _Evaluator(attacks, limit, where, check, diagnose, corruptions, curve, compared, quiet)
-    subjects = Subjects(data_root, where)
+    subjects = Subjects(data_root, data, where)
     with meter or nullcontext():
         if config is not None:
             return Results([evaluator(subjects.elsewhere(str(path), config))])

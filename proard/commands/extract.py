@@ -28,6 +28,7 @@ from proard.export.student_directory import check_formats, describe, write_stude
 from proard.runs import components
 from proard.runs.components import evaluation_batches, threat_model
 from proard.runs.energy import EnergyMeter, known_energy
+from proard.runs.resolve import absolute
 from proard.runs.run import Run
 from proard.runs.trained_run import TrainedRun
 from proard.search.front import FILE, Front, read_front
@@ -51,6 +52,7 @@ def extract(
     static_batch: int | None = None,
     quiet: bool = False,
     data_root: str | Path | None = None,
+    data: Sequence[Any] | None = None,
     **named: str | float | None,
 ) -> list[MeasuredStudent]:
     """Choose a student for every budget on validation images, calibrate it, measure it on test images, and write it.
@@ -70,6 +72,7 @@ def extract(
         static_batch: the one batch size that ONNX files take; default any.
         quiet: no progress bar.
         data_root: where the images are on this machine; default where the run says.
+        data: the images, where the run's were arrays in memory; as of `train`.
         named: further budgets by their kind, such as ``flops="100M"`` or ``memory_int8="64KB"``.
 
     Raises:
@@ -83,7 +86,7 @@ def extract(
     preference(prefer)  # refuses an unknown one
     if static_batch is not None and static_batch < 1:
         raise UserError(f"--static-batch {static_batch}: must be at least 1")
-    directory = Run.find(run, data_root)
+    directory = Run.find(run, data_root, data)
     config = directory.config()
     import_modules(config.imports)  # may bring a format
     check_formats(formats)
@@ -262,7 +265,7 @@ class Extractor(TrainedRun):
         versions = environment()
         data = self.config.data.model_dump(mode="json", exclude={"augmentation"})
         if self.config.data.root is not None:
-            data["root"] = str(path_of(self.config.data.root).absolute())
+            data["root"] = str(absolute(self.config.data.root))
         return {
             **describe(self.supernet.family, architecture),
             "classes": list(self.data.class_names),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from proard.commands.results import MeasuredStudent
 from proard.commands.single_student import alone_config, teacher_of, train_alone
@@ -26,6 +27,7 @@ def finetune(
     formats: Sequence[str] = (),
     quiet: bool = False,
     data_root: str | Path | None = None,
+    data: Sequence[Any] | None = None,
 ) -> MeasuredStudent:
     """Go on training an extracted student by itself, and put the result in its place.
 
@@ -36,13 +38,14 @@ def finetune(
         formats: beside those that are always written.
         quiet: plain lines instead of a progress bar.
         data_root: where the images are on this machine; default where the run says.
+        data: the images, where the run's were arrays in memory; as of `train`.
 
     Raises:
         UserError: fewer than one epoch, or a student of another run.
     """
     if epochs < 1:
         raise UserError(f"--finetune {epochs}: must be at least 1 epoch")
-    directory, folder = Run.find(run, data_root), path_of(student)
+    directory, folder = Run.find(run, data_root, data), path_of(student)
     config = directory.config()
     card = read_card(folder)
     state = load_checkpoint(directory.checkpoint)
@@ -62,4 +65,4 @@ def finetune(
     settings = alone.model_copy(update={"phases": (phase,), "student": begin})
     about = {"budget": card["budget"], "selection": card["selection"], "finetuned_epochs": epochs}
     with EnergyMeter(config.energy, directory.energy, "finetune"):
-        return train_alone(settings, place, folder, quiet, about, formats, data_root)
+        return train_alone(settings, place, folder, quiet, about, formats, data_root, data)

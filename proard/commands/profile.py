@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from proard.common.errors import UserError
 from proard.common.paths import path_of
@@ -43,6 +45,7 @@ def profile(
     *,
     device: str = "auto",
     data_root: str | Path | None = None,
+    data: Sequence[Any] | None = None,
     seconds: float = 0.1,
     most_blocks: int = 400,
     students: tuple[int, int] = (8, 12),
@@ -61,6 +64,7 @@ def profile(
         out: the file to write; default ``latency.json`` in the run directory.
         device: auto, cpu, cuda ...
         data_root: where the images are on this machine; default where the run says.
+        data: the images, where the run's were arrays in memory; as of `train`.
         seconds: to time each block for; a whole student three times as long.
         most_blocks: where there are more, so many are measured, spread evenly over kinds and sizes; others are
             interpolated by a regression on layers, multiply-adds and bytes.
@@ -71,7 +75,7 @@ def profile(
         UserError: no run, a value out of range, a missing package, or a file that cannot be written.
     """
     execution = Execution(batch_size, dtype, runtime, threads, device).resolved()
-    directory = Run.find(run, data_root)
+    directory = Run.find(run, data_root, data)
     config = directory.config()
     meter = EnergyMeter(config.energy, directory.energy, "profile")
     supernet = supernet_for(config, directory.images(config))

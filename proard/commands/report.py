@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from proard.common.errors import UserError
 from proard.common.files import atomic_write
@@ -20,6 +22,7 @@ def write_report(
     *,
     quiet: bool = False,
     data_root: str | Path | None = None,
+    data: Sequence[Any] | None = None,
 ) -> Path:
     """Write a page with all that is in a run directory, and some test images attacked.
 
@@ -28,6 +31,7 @@ def write_report(
         out: the file; default ``report.html`` in the run directory.
         quiet: no progress bar.
         data_root: where the images are on this machine; default where the run says.
+        data: the images, where the run's were arrays in memory; as of `train`.
 
     Returns:
         The file.
@@ -36,7 +40,7 @@ def write_report(
         UserError: no run, one that was never trained, no folder for ``out``, or plotly is not installed.
         OSError: the file cannot be written; an older one stays as it was.
     """
-    directory = Run.find(run, data_root)
+    directory = Run.find(run, data_root, data)
     if not directory.checkpoint.is_file() and not any(
         r.get("kind") == "epoch" for r in read_metrics(directory.metrics)
     ):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from proard.common.errors import UserError
 from proard.common.files import RunLock
@@ -28,6 +29,7 @@ def search(
     regressors: Sequence[str] | None = None,
     quiet: bool = False,
     data_root: str | Path | None = None,
+    data: Sequence[Any] | None = None,
     **named: str | float | None,
 ) -> SearchResult | None:
     """Measure students on validation images, learn to predict them, search, and measure what was found.
@@ -46,6 +48,7 @@ def search(
         regressors: names to compare for the predictor; default all.
         quiet: no progress bar.
         data_root: where the images are on this machine; default where the run says.
+        data: the images, where the run's were arrays in memory; as of `train`.
         named: further budgets by their kind, such as ``flops="100M"``.
 
     Returns:
@@ -60,7 +63,7 @@ def search(
         if value is not None and value < bound:
             raise UserError(f"--{name} {value}: must be at least {bound}")
     rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    directory = Run.find(run, data_root)
+    directory = Run.find(run, data_root, data)
     config = directory.config()
     if config.mode == "student":
         raise UserError(f"run {directory.path}: has one network (mode student); there is nothing to search")

@@ -68,12 +68,13 @@ def train_alone(
     about: dict[str, Any],
     formats: Sequence[str] = (),
     data_root: str | Path | None = None,
+    data: Sequence[Any] | None = None,
 ) -> MeasuredStudent:
     """Train, or go on training, a run of one student; measure it on test images, and write it to ``out``."""
     started = (place / "checkpoint.pt").exists()
     if not (started and load_checkpoint(place / "checkpoint.pt")["finished"]):
-        train(config, run=place, resume=started, quiet=quiet, data_root=data_root)
-    extractor = Extractor(Run(place, data_root), quiet)
+        train(config, run=place, resume=started, quiet=quiet, data_root=data_root, data=data)
+    extractor = Extractor(Run.find(place, data_root, data), quiet)
     architecture = extractor.space.largest()  # the only one
     network = extractor.supernet.extract(architecture, extractor.calibration)
     return extractor.write_network(out, network, architecture, formats, about)

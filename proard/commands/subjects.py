@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from proard.attacks.presets import attack_from_dict
 from proard.common.errors import UserError, nearest, reason
 from proard.common.paths import path_of
 from proard.config import DataConfig, TeacherConfig, load_config
-from proard.data import TestSplit, data_sets, load_test_split
+from proard.data import TestSplit, data_sets, given_test_images, load_test_split, tested_on
 from proard.export.named import is_named, student_folder
 from proard.export.student_directory import CARD, load_student
 from proard.runs import components
@@ -59,11 +60,13 @@ class Subjects:
 
     Attributes:
         data_root: where the images are; None for where they were.
+        given: test images as arrays, in the place of those.
         device: of the networks.
         loaded: images, which the students of one run share.
     """
 
     data_root: str | Path | None
+    given: Sequence[Any] | None
     device: torch.device
     loaded: dict[tuple[DataConfig, tuple[str, ...]], TestSplit] = field(default_factory=dict)
 
@@ -83,7 +86,7 @@ class Subjects:
             )
         classes = tuple(card["classes"])
         if (settings, classes) not in self.loaded:
-            self.loaded[settings, classes] = _test_data(settings, classes, self.data_root, folder)
+            self.loaded[settings, classes] = self._test_data(settings, classes, folder)
         data = self.loaded[settings, classes]
         if data.class_names != classes:
             raise UserError(
@@ -100,7 +103,7 @@ class Subjects:
         config = load_config(config_name)
         threat = components.threat_model(config)
         attack = components.attack(config.evaluation.attack, threat, "evaluation.attack")
-        data = _test_data(config.data, (), self.data_root, Path())
+        data = self._test_data(config.data, (), Path())
         network = load_teacher(
             teacher_config(source, "network"),
             data.class_names,
@@ -117,6 +120,23 @@ class Subjects:
         card |= {"num_classes": len(data.class_names), "input_shape": list(data.input_shape)}
         seed, limit = config.seed, config.evaluation.limit
         return Subject(Path(source), card, network, config.data, data, [attack], seed, limit, own=False)
+
+    def _test_data(self, settings: DataConfig, classes: tuple[str, ...], student: Path) -> TestSplit:
+        """The test images, where they are on this machine; never fetched: that asks who trains, not who evaluates.
+
+        A card may name a folder relative to its own.
+        """
+        if self.given is not None:
+            return tested_on(given_test_images(self.given, classes), classes)
+        root = settings.root if self.data_root is None else path_of(self.data_root)
+        if self.data_root is None and root is not None and not is_named(root) and not path_of(root).is_absolute():
+            root = student_folder(student) / root
+        try:
+            return load_test_split(settings.model_copy(update={"root": root, "download": False}), classes)
+        except UserError as error:
+            if settings.name == "arrays":
+                raise
+            raise UserError(f"{error} (--data-root DIR says where the images are on this machine)") from error
 
 
 def outside_costs(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
@@ -138,22 +158,6 @@ def _recorded(card: dict[str, Any], folder: Path) -> tuple[DataConfig, list[Atta
         return DataConfig.model_validate(card["data"]), attacks, int(evaluation["seed"]), evaluation["limit"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"student {folder / CARD}: its data or evaluation are damaged ({reason(error)})") from error
-
-
-def _test_data(
-    settings: DataConfig, classes: tuple[str, ...], data_root: str | Path | None, student: Path
-) -> TestSplit:
-    """The test images, where they are on this machine; never fetched: who trained asked for that, not who evaluates.
-
-    A card may name a folder relative to its own.
-    """
-    root = settings.root if data_root is None else path_of(data_root)
-    if data_root is None and root is not None and not path_of(root).is_absolute():
-        root = student_folder(student) / root
-    try:
-        return load_test_split(settings.model_copy(update={"root": root, "download": False}), classes)
-    except UserError as error:
-        raise UserError(f"{error} (--data-root DIR says where the images are on this machine)") from error
 
 
 def student_directories(path: Path) -> list[Path]:

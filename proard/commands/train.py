@@ -14,6 +14,7 @@ from proard.common.distributed import first_one_first, from_first, process_group
 from proard.common.errors import UserError
 from proard.common.files import RunLock
 from proard.config import Config, load_config, parse_config
+from proard.data import Loaded, given_arrays, in_memory
 from proard.export.named import is_named
 from proard.runs.checkpoint import check_unchanged, load_checkpoint
 from proard.runs.energy import EnergyMeter
@@ -32,6 +33,7 @@ def train(
     scale_epochs: float | None = None,
     resume: bool = False,
     data_root: str | Path | None = None,
+    data: Sequence[Any] | None = None,
     quiet: bool = False,
     before: Callable[[Trainer], None] | None = None,
 ) -> Path:
@@ -46,6 +48,10 @@ def train(
         scale_epochs: makes every phase this many times as long, at least one epoch each.
         resume: continue an interrupted run; its configuration must not have changed.
         data_root: where the images are on this machine; default where the configuration says.
+        data: arrays or tensors in the place of the set that the configuration names: training images, their labels,
+            test images, their labels, and optionally the names of the classes. Images are uint8, or floats in [0, 1],
+            of the shape (N, H, W), (N, H, W, C) or (N, C, H, W); labels are whole numbers from 0. They are not kept:
+            whatever reads them later has to be given them again.
         quiet: plain lines instead of a progress bar.
         before: called by every process of a job when all is ready, before the first step: to say what will be done.
 
@@ -57,9 +63,10 @@ def train(
         Interrupted: Ctrl-C or SIGTERM; the run was saved.
     """
     with process_group(), ExitStack() as stack:
-        prepared = _prepared(config, run, overrides, scale_epochs, resume) if rank() == 0 else None
+        given = given_arrays(data)
+        prepared = _prepared(config, run, overrides, scale_epochs, resume, given) if rank() == 0 else None
         path, settings = from_first(prepared)  # type: ignore[misc]  # which is not None on the first rank
-        directory = Run(path, data_root)
+        directory = Run(path, data_root, given)
         if rank() == 0 and run is None and not resume:
             stack.callback(directory.remove_if_empty)  # where what follows is refused
         meter = EnergyMeter(settings.energy, directory.energy, "train") if rank() == 0 else None
@@ -68,8 +75,8 @@ def train(
         keep_freed_memory()
         with first_one_first():
             state = load_checkpoint(directory.checkpoint) if resume and directory.checkpoint.exists() else None
-            data = directory.images(settings)
-            trainer = Trainer(settings, data, directory, quiet, fresh=state is None)
+            images = directory.images(settings)
+            trainer = Trainer(settings, images, directory, quiet, fresh=state is None)
         if meter is not None:
             if not resume:
                 directory.make()
@@ -102,6 +109,7 @@ def _prepared(
     overrides: Sequence[str],
     scale_epochs: float | None,
     resume: bool,
+    given: Loaded | None,
 ) -> tuple[Path, Config]:
     """The run directory and the resolved configuration, with what can be refused before the images are read."""
     if run is not None and not resume and is_named(run):
@@ -112,7 +120,11 @@ def _prepared(
     elif config is None:
         raise UserError("train needs --config NAME|PATH; 'proard configs' lists the packaged ones")
     else:
+        if given is not None and isinstance(config, dict) and isinstance(section := config.get("data", {}), dict):
+            config = {**config, "data": {"name": "arrays", **section}}
         settings = _settings(config, overrides)
+    if given is not None:
+        settings = settings.model_copy(update={"data": in_memory(settings.data, given)})
     if scale_epochs is not None:
         settings = settings.scaled(scale_epochs)
     settings = resolve(settings)

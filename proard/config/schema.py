@@ -6,11 +6,12 @@ and are checked against it by ``proard.common.registry``.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from proard.common.errors import UserError
 from proard.config.networks import StudentConfig, TeacherConfig
@@ -27,13 +28,22 @@ class AugmentationConfig(Section):
     cutout: int = Field(0, ge=0, description="Side in pixels of a square set to mid-grey; 0 is off.")
 
 
-class DataConfig(Section):
-    """Which images, and how they are split."""
+class ExtraConfig(Section):
+    """Further training images, such as generated ones, in every batch; they never validate."""
+
+    file: Path = Field(description="An .npz file, or a folder of .npy files, with `image` and `label`.")
+    fraction: Annotated[Number, Field(gt=0, lt=1)] = Field(description="Of every batch, that is theirs.")
+
+
+class DataConfig(Component):
+    """Which images, and how they are split; every further key is an option of the set of that name."""
 
     name: str = Field(description="The set; digits and digit_pairs are embedded, image_folder is a folder of your own.")
     root: Path | None = Field(None, description="Where the files are; default $PROARD_DATA, else ~/.cache/proard/data.")
     download: bool = Field(False, description="Fetch missing files over the network (never for image_folder).")
-    image_size: Count | None = Field(None, description="Side to which an image folder's images are resized.")
+    image_size: Count | None = Field(
+        None, description="Side to which images are resized: of image_folder, and of huggingface if it is set."
+    )
     validation: Annotated[Number, Field(gt=0, lt=1)] = Field(
         0.1, description="Fraction of the training images held out for selection; the test split is never used for it."
     )
@@ -43,6 +53,17 @@ class DataConfig(Section):
     workers: int = Field(2, ge=0, description="Processes that decode images of a set too large for memory.")
     skip_broken: bool = Field(False, description="Leave out images that cannot be read, and say which.")
     augmentation: AugmentationConfig = Field(AugmentationConfig(), description="Of training images alone.")
+    extra: ExtraConfig | None = Field(None, description="Generated or additional images to train on.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_key_is_misspelt(cls, values: Any) -> Any:
+        """Else it would be taken for an option of the set, which is not known here."""
+        for key in values if isinstance(values, dict) else ():
+            if key not in cls.model_fields and get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.75):
+                problem: Any = {"type": "extra_forbidden", "loc": (key,), "input": values[key]}
+                raise ValidationError.from_exception_data(cls.__name__, [problem])
+        return values
 
     @model_validator(mode="after")
     def _folder_needs_a_place_and_a_size(self) -> DataConfig:

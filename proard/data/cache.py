@@ -78,14 +78,14 @@ def _load(path: Path, fingerprint: str) -> Tensors:
         raise
     except Exception as error:  # whatever is wrong with the file, it can be made anew
         raise _Unusable(f"cannot be read ({reason(error)})") from error
-    if metadata.get("sha256") != _digest(tensors):
+    if metadata.get("sha256") != digest_of(tensors):
         raise _Unusable("is damaged (its checksum does not match)")
     return tensors
 
 
 def _save(places: list[Path], tensors: Tensors, fingerprint: str) -> None:
     """Write to the first place that can be written; a cache is a convenience, so failing is only said."""
-    metadata = {"fingerprint": fingerprint, "sha256": _digest(tensors)}
+    metadata = {"fingerprint": fingerprint, "sha256": digest_of(tensors)}
     for path in places:
         problem = _write(path, tensors, metadata)
         if problem is None:
@@ -106,7 +106,8 @@ def _write(path: Path, tensors: Tensors, metadata: dict[str, str]) -> Exception 
     return None
 
 
-def _digest(tensors: Tensors) -> str:
+def digest_of(tensors: Tensors) -> str:
+    """SHA-256 of tensors with their names, types and shapes."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()

@@ -74,7 +74,7 @@ def decode_files(folder: Path, files: Sequence[str], size: int) -> Bytes:
     return decode_all(folder, len(files), (3, size, size), lambda index: decode_image(folder / files[index], size))
 
 
-def decode_all(where: Path, count: int, shape: tuple[int, ...], read: Callable[[int], Bytes]) -> Bytes:
+def decode_all(where: object, count: int, shape: tuple[int, ...], read: Callable[[int], Bytes]) -> Bytes:
     """Call ``read``, which gives an image of the shape (C, H, W), for 0 to ``count`` - 1, with a progress bar likewise.
 
     Returns:

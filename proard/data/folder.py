@@ -21,10 +21,16 @@ from proard.data.images import ImageFiles, ImageSet, StreamedImageSet
 NAMED = 10  # broken images that a message names
 
 
-def load_image_folder(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
+def load_image_folder(
+    config: DataConfig, known: tuple[str, ...] | None = None
+) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
     """Read an image folder, through a cache of decoded images, or as a stream where they would not fit in memory.
 
     The classes are the sorted folder names of ``train/``. ``test/`` is the test split; without one, ``val/`` is.
+
+    Args:
+        config: the section ``data``.
+        known: class names, where only test images are wanted: `load_test_folder`.
 
     Returns:
         Training images (RGB), test images, and class names.
@@ -32,6 +38,9 @@ def load_image_folder(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str
     Raises:
         UserError: a folder is missing, empty or mislabelled, or an image cannot be read.
     """
+    if known is not None:
+        test_images, names = load_test_folder(config, known)
+        return test_images, test_images, names
     root = _root(config)
     if not (root / "train").is_dir():
         problem = "has no folder train/" if root.is_dir() else "no such folder"

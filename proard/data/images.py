@@ -44,6 +44,10 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """``images`` and ``labels`` as the constructor takes them; not of a set whose images are elsewhere."""
+        return {"images": self._images, "labels": self.labels}
+
     def to(self, device: torch.device | str) -> ImageSet:
         """The same set with its bytes on ``device``; batches for that device are then made without a transfer."""
         return ImageSet(self._images.to(device), self.labels)
@@ -100,9 +104,7 @@ class StreamedImageSet(ImageSet):
 
     def select(self, indices: Tensor) -> ImageSet:
         """The images at ``indices`` (int64 (M,)), in that order."""
-        return StreamedImageSet(
-            self._rows.read, self.labels[indices], self._workers, self._rows.rows[indices.numpy()]
-        )
+        return StreamedImageSet(self._rows.read, self.labels[indices], self._workers, self._rows.rows[indices.numpy()])
 
     def batches(
         self, batches_of_indices: Iterable[Tensor], device: torch.device | str

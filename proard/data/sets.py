@@ -24,15 +24,14 @@ from proard.common.errors import UserError, reason
 from proard.common.paths import path_of, user_cache
 from proard.common.registry import Registry
 from proard.config import DataConfig
+from proard.data.arrays import Loaded, load_arrays, load_npz
 from proard.data.folder import load_image_folder
+from proard.data.huggingface import load_huggingface
 from proard.data.images import ImageSet
 from proard.data.stratify import stratified_sample
 
-Loaded = tuple[ImageSet, ImageSet, tuple[str, ...]]
-"""Training images, test images, and the name of each label."""
-
 data_sets: Registry[Loaded] = Registry("data set")
-"""Functions of the argument ``config``, a `DataConfig`."""
+"""Functions of the argument ``config``, a `DataConfig`; further arguments are options, which are further keys of it."""
 
 DOWNLOAD_TIME_OUT = 20.0  # seconds without an answer
 
@@ -220,4 +219,7 @@ _TORCHVISION_SETS = {
 }
 for _name, _set in _TORCHVISION_SETS.items():
     data_sets.register(_name)(_set.load)
+data_sets.register("arrays")(load_arrays)
+data_sets.register("huggingface")(load_huggingface)
 data_sets.register("image_folder")(load_image_folder)
+data_sets.register("npz")(load_npz)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ import torch
 from proard.common.errors import UserError
 from proard.common.registry import import_modules
 from proard.config import DataConfig
+from proard.data.arrays import Loaded
 from proard.data.batches import sequential_batches
-from proard.data.folder import load_test_folder
 from proard.data.images import ImageSet, StreamedImageSet
 from proard.data.sets import data_sets
 from proard.data.stratify import Integers, class_quotas, draw_per_class, stratified_sample
@@ -58,31 +59,42 @@ class DataSplits:
         """A digest of classes, labels and some pixels of all but the test images: what they are, wherever they lie."""
         digest = hashlib.sha256(repr((self.class_names, self.input_shape)).encode())
         for images in (self.train, self.validation):
-            digest.update(images.labels.numpy().tobytes())
-            some = torch.arange(0, len(images), max(1, len(images) // COMPARED))
-            for batch, _ in images.batches([some], "cpu"):
-                digest.update((255 * batch).round().byte().numpy().tobytes())
+            digest_images(digest, images)
         return digest.hexdigest()
 
 
-def load_data(config: DataConfig, imports: Iterable[str] = ()) -> DataSplits:
+def digest_images(digest: Any, images: ImageSet) -> None:
+    """Add all labels, and the pixels of some images, to a ``hashlib`` digest."""
+    digest.update(images.labels.numpy().tobytes())
+    some = torch.arange(0, len(images), max(1, len(images) // COMPARED))
+    for batch, _ in images.batches([some], "cpu"):
+        digest.update((255 * batch).round().byte().numpy().tobytes())
+
+
+def load_data(config: DataConfig, imports: Iterable[str] = (), given: Loaded | None = None) -> DataSplits:
     """The set of images that a configuration names, read and split.
 
     Args:
         config: the section ``data`` of a configuration.
         imports: modules to import first, which may register the set.
+        given: the images of the set ``arrays``.
 
     Raises:
         UserError: an unknown set, files that are missing or corrupt, or a limit that is too small; one line that says
             where and what to do.
     """
     import_modules(imports)
-    images, test, class_names = data_sets.build(config.name, {}, where="data.name", config=config)
+    images, test, class_names = _loaded(config, given=given)
     train_indices, validation_indices = split_indices(images.labels.numpy(), len(class_names), config)
     train = images.select(torch.from_numpy(train_indices))
     sample = train.subset(STREAMED_SAMPLE, config.split_seed) if isinstance(train, StreamedImageSet) else train
     validation = images.select(torch.from_numpy(validation_indices))
     return DataSplits(train, validation, test, class_names, *_measure(sample))
+
+
+def _loaded(config: DataConfig, **fixed: Any) -> Loaded:
+    """The set by its name, with its options; of the fixed arguments it gets those that it takes."""
+    return data_sets.build(config.name, config.options, where="data.name", config=config, **fixed)
 
 
 @dataclass(frozen=True)
@@ -95,19 +107,21 @@ class TestSplit:
 
 
 def load_test_split(config: DataConfig, class_names: tuple[str, ...]) -> TestSplit:
-    """The test split that a configuration names; of a folder of images nothing else is decoded, or has to be there.
+    """The test split that a configuration names; of files of one's own nothing else is decoded, or has to be there.
 
     Args:
         config: as of `load_data`.
-        class_names: of a folder that has no ``train/`` to name them.
+        class_names: of files that do not name them.
 
     Raises:
         UserError: as of `load_data`.
     """
-    if config.name == "image_folder":
-        test, class_names = load_test_folder(config, class_names)
-    else:
-        _, test, class_names = data_sets.build(config.name, {}, where="data.name", config=config)
+    _, test, class_names = _loaded(config, known=class_names)
+    return tested_on(test, class_names)
+
+
+def tested_on(test: ImageSet, class_names: tuple[str, ...]) -> TestSplit:
+    """Test images with what is said of them."""
     ((image, _),) = test.batches([torch.zeros(1, dtype=torch.int64)], "cpu")
     return TestSplit(test, class_names, (image.shape[1], image.shape[2], image.shape[3]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -13,7 +13,8 @@ from proard.config import Config, parse_config
 
 FORMAT = 2
 # Keys that may change between a run and its continuation: they say how it is computed, not what.
-FREE_IN_DATA = {"root", "download", "workers", "memory_limit"}  # what the images are is compared by `check_same_data`
+# What the images are is compared by `check_same_data`
+FREE_IN_DATA = {**dict.fromkeys(("root", "download", "workers", "memory_limit"), True), "extra": {"file"}}
 FREE_KEYS = {"checkpoint_minutes", "device", "energy", "evaluation", "search", "threads", "trackers"}
 
 
@@ -56,16 +57,19 @@ def changed_keys(before: Config, after: Config) -> list[str]:
     return differences(old, new, "")
 
 
-def check_same_data(state: dict[str, Any], fingerprint: str, doing: str = "--resume") -> None:
+def check_same_data(
+    state: dict[str, Any], fingerprint: str | None, doing: str = "--resume", key: Literal["data", "extra"] = "data"
+) -> None:
     """Refuse to go on with other images, be they in the same place.
 
     Raises:
         UserError: their fingerprints differ.
     """
-    if state.get("data") not in (None, fingerprint):  # none: of a version that did not ask
+    if state.get(key) not in (None, fingerprint):  # none: of a version that did not ask
+        which = "images" if key == "data" else "images of data.extra"
         raise UserError(
-            f"{doing}: the images have changed since the run began (their classes, labels or pixels); put the old ones "
-            "back (--data-root says where they are), or start a new run"
+            f"{doing}: the {which} have changed since the run began (their classes, labels or pixels); put the old "
+            "ones back (--data-root says where they are), or start a new run"
         )
 
 

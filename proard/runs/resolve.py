@@ -28,15 +28,17 @@ def resolve(config: Config) -> Config:
     """
     teacher, student, supernet, data = config.teacher, config.student, config.supernet, config.data
     if data.root is not None:
-        data = data.model_copy(update={"root": _absolute(data.root)})
+        data = data.model_copy(update={"root": absolute(data.root)})
+    if data.extra is not None:
+        data = data.model_copy(update={"extra": data.extra.model_copy(update={"file": absolute(data.extra.file)})})
     if teacher.kind in ("directory", "program", "weights"):
-        teacher = teacher.model_copy(update={"source": str(_absolute(Path(str(teacher.source))))})
+        teacher = teacher.model_copy(update={"source": str(absolute(Path(str(teacher.source))))})
     if teacher.file is not None:
-        teacher = teacher.model_copy(update={"file": _absolute(teacher.file)})
+        teacher = teacher.model_copy(update={"file": absolute(teacher.file)})
     if supernet.weights is not None:
-        supernet = supernet.model_copy(update={"weights": _absolute(supernet.weights)})
+        supernet = supernet.model_copy(update={"weights": absolute(supernet.weights)})
     if student.directory is not None:
-        directory = _absolute(student.directory)
+        directory = absolute(student.directory)
         with located("student.directory"):
             card = read_card(directory)
         supernet = SupernetConfig(family=card["family"], **card["family_options"])
@@ -49,7 +51,7 @@ def resolve(config: Config) -> Config:
         supernet = SupernetConfig(family="timm", **options)
         student = StudentConfig(pretrained=student.pretrained, weights=student.weights)
     if student.weights is not None:
-        student = student.model_copy(update={"weights": _absolute(student.weights)})
+        student = student.model_copy(update={"weights": absolute(student.weights)})
     if config.mode == "student" and student.architecture is None:
         student = student.model_copy(update={"architecture": "largest"})
     return config.model_copy(update={"data": data, "teacher": teacher, "student": student, "supernet": supernet})
@@ -64,5 +66,6 @@ def published_options(config: Config, channels: int) -> dict[str, Any]:
     return dict(published_normalisation(model, channels))
 
 
-def _absolute(path: Path) -> Path:
+def absolute(path: Path) -> Path:
+    """A path that means the same from any folder; what has a name (`is_named`) does so already."""
     return path if is_named(path) else path_of(path).absolute()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
@@ -17,7 +18,7 @@ from proard.config import Config, load_config
 from proard.export.named import run_folder
 
 if TYPE_CHECKING:
-    from proard.data import DataSplits
+    from proard.data import DataSplits, Loaded
 
 RUNS = Path("runs")
 
@@ -28,10 +29,11 @@ class Run:
     Args:
         path: the directory; made on `create`.
         data_root: where its images are on this machine; default where its configuration says.
+        given: its images, where they are arrays in memory (`proard.data.given_arrays`).
     """
 
-    def __init__(self, path: str | Path, data_root: str | Path | None = None) -> None:
-        self.path = path_of(path)
+    def __init__(self, path: str | Path, data_root: str | Path | None = None, given: Loaded | None = None) -> None:
+        self.path, self.given = path_of(path), given
         self.data_root = None if data_root is None else path_of(data_root)
         self.config_file = self.path / "config.yaml"
         self.checkpoint = self.path / "checkpoint.pt"
@@ -41,21 +43,26 @@ class Run:
         self.students = self.path / "students"
 
     @classmethod
-    def find(cls, path: str | Path | None = None, data_root: str | Path | None = None) -> Run:
+    def find(
+        cls, path: str | Path | None = None, data_root: str | Path | None = None, data: Sequence[Any] | None = None
+    ) -> Run:
         """The run at ``path``, by default the newest in ``runs/``; one on a hub (`run_folder`) is downloaded there.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or ``data`` are not the arrays that `proard.data.given_arrays` describes.
         """
+        from proard.data import given_arrays  # needs torch, which not all that looks for a run does
+
+        given = None if data is None else given_arrays(data)
         if path is not None:
-            run = cls(run_folder(path, RUNS), data_root)
+            run = cls(run_folder(path, RUNS), data_root, given)
             if not run.config_file.is_file():
                 raise UserError(f"run {path}: no config.yaml there; give the directory that 'proard train' wrote")
             return run
         found = sorted(RUNS.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime)
         if not found:
             raise UserError(f"no run in {RUNS}/: start with 'proard train --config quickstart.yaml', or give --run DIR")
-        return cls(found[-1].parent, data_root)
+        return cls(found[-1].parent, data_root, given)
 
     @classmethod
     def fresh(cls, config_name: str | Path) -> Run:
@@ -121,11 +128,13 @@ class Run:
         Raises:
             UserError: they are not there, or not as they should be.
         """
-        from proard.data import load_data  # needs torch, which not all that looks into a run does
+        from proard.data import in_memory, load_data  # needs torch, which not all that looks into a run does
 
         data = config.data if self.data_root is None else config.data.model_copy(update={"root": self.data_root})
         try:
-            return load_data(data, config.imports)
+            if self.given is not None:
+                data = in_memory(data, self.given)
+            return load_data(data, config.imports, self.given)
         except UserError as error:
             if "data.root" not in str(error):
                 raise

@@ -38,7 +38,11 @@ def _data(trainer: Trainer) -> str:
     data = trainer.data
     counts = f"{len(data.train):,} training, {len(data.validation):,} validation and {len(data.test):,} test images"
     shape = "x".join(map(str, data.input_shape))
-    return f"data:    {trainer.config.data.name}, {counts} of {shape}, {data.num_classes} classes"
+    line = f"data:    {trainer.config.data.name}, {counts} of {shape}, {data.num_classes} classes"
+    if others := trainer.source.others_in(trainer.config.batch_size):
+        there = len(trainer.source.images) - trainer.source.own
+        line += f"; {others} of {trainer.batch_size} in a batch are from {there:,} extra images"
+    return line
 
 
 def _space(trainer: Trainer) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 
 from proard.common.distributed import gathered, rank
 from proard.config import Config
+from proard.data import TrainingImages
 from proard.runs.run import Run
 from proard.samplers import Sampler
 from proard.supernet import Supernet
@@ -33,6 +34,7 @@ class Training(Protocol):
 
     config: Config
     fingerprint: str
+    source: TrainingImages
     run: Run
     device: torch.device
     generator: torch.Generator
@@ -59,6 +61,7 @@ def capture(training: Training) -> dict[str, Any]:
     return {
         "config": training.config.model_dump(mode="json"),
         "data": training.fingerprint,
+        "extra": training.source.fingerprint,
         "position": asdict(training.position),
         "supernet": training.supernet.state_dict(),
         "averaged": averaged and averaged.state_dict(),

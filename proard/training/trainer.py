@@ -22,7 +22,7 @@ from proard.common.distributed import highest, rank, share, sum_over_ranks, worl
 from proard.common.errors import Stopped, UserError
 from proard.common.files import append_line
 from proard.config import Config, PhaseConfig
-from proard.data import DataSplits, WorkerDied, augment, epoch_batches
+from proard.data import DataSplits, WorkerDied, augment, training_images
 from proard.evaluation.accuracy import Measurement
 from proard.evaluation.fast_copy import fast_copy
 from proard.objectives import Batch, Objective, Outcome
@@ -80,10 +80,11 @@ class Trainer:
         self.device = resolve_device(config.device)
         self.precision = resolve_precision(config.precision, self.device, data.input_shape)
         self.data, self.fingerprint = data, data.fingerprint()
-        self.train_images = data.train.to(self.device)
+        self.source = training_images(data, config.data.extra, config.data.memory_limit)
+        self.train_images = self.source.images.to(self.device)
         self.supernet = components.supernet_for(config, data).to(self.device).to(memory_format=torch.channels_last)
         self.phases = build_phases(config, self.supernet.space)
-        self.batch_size = min(config.batch_size, len(data.train))  # of all ranks together
+        self.batch_size = len(self.source.batches(config.batch_size, (0, 0, 0))[0])  # of all ranks together
         if self.batch_size < world_size():
             raise UserError(
                 f"batch_size: {self.batch_size} images for {world_size()} processes; raise it, or take fewer"
@@ -363,7 +364,7 @@ class Trainer:
     def _batches(self) -> list[torch.Tensor]:
         """The epoch's order: a function of seed, phase and epoch, so that a resumed run computes it again."""
         seed = (self.config.seed, self.position.phase, self.position.epoch)
-        return epoch_batches(len(self.train_images), self.config.batch_size, seed)
+        return self.source.batches(self.config.batch_size, seed)
 
     def _look(self, progress: TrainingProgress, rate: float) -> None:
         """Read the numbers, show them, and stop if the loss is no longer one."""
@@ -423,6 +424,7 @@ class Trainer:
             UserError: the images or the teacher's file have changed.
         """
         check_same_data(state, self.fingerprint)
+        check_same_data(state, self.source.fingerprint, key="extra")
         if self.external is not None:
             check_same_teacher(state, self.external.source, self.external.sha256)
         self.position = Position(**state["position"])
