@@ -142,7 +142,7 @@ def test_training_with_extra_images_goes_on_bit_for_bit(
             train(short, run="part", quiet=True)
     assert calls == [32] * 5
     write(label=np.arange(300) % 9)
-    with pytest.raises(UserError, match="the images of data.extra have changed"):
+    with pytest.raises(UserError, match=r"the images of data.extra have changed"):
         train(resume=True, run="part", quiet=True)
     Path("elsewhere").mkdir()
     write("elsewhere/images.npz", np.savez_compressed)

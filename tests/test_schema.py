@@ -182,6 +182,12 @@ def test_options_are_those_that_a_configuration_takes(kind: str, name: str, spac
         registry = components.REGISTRIES[kind]
         assert registry.build(name, given, **fixed) == registry.build(name, {}, **fixed)
         return
+    if kind == "set":
+        values = {**WHOLE, "data": {"name": name, "root": ".", "image_size": 8, **{o.name: o.default for o in listed}}}
+        assert problems(values) == []
+        assert parse_config(values).data.options.keys() == {option.name for option in listed}
+        assert problems({**WHOLE, "data": {"name": name, "root": ".", "none": 1}})
+        return
     plain = {
         option.name: option.default.model_dump() if isinstance(option.default, Component) else option.default
         for option in listed

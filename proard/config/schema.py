@@ -11,11 +11,21 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from proard.common.errors import UserError
 from proard.config.networks import StudentConfig, TeacherConfig
-from proard.config.values import AMBIGUOUS, Component, Count, Fraction, NonNegative, Number, Positive, Section
+from proard.config.values import (
+    AMBIGUOUS,
+    Component,
+    Count,
+    Fraction,
+    NonNegative,
+    Number,
+    OpenSection,
+    Positive,
+    Section,
+)
 
 DEVICE_NAMES = r"^(auto|cpu|cuda(:\d+)?)$"
 
@@ -35,7 +45,7 @@ class ExtraConfig(Section):
     fraction: Annotated[Number, Field(gt=0, lt=1)] = Field(description="Of every batch, that is theirs.")
 
 
-class DataConfig(Component):
+class DataConfig(OpenSection):
     """Which images, and how they are split; every further key is an option of the set of that name."""
 
     name: str = Field(description="The set; digits and digit_pairs are embedded, image_folder is a folder of your own.")
@@ -74,17 +84,11 @@ class DataConfig(Component):
         return self
 
 
-class SupernetConfig(BaseModel):
+class SupernetConfig(OpenSection):
     """The elastic network: a family, and that family's options."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
     family: str = Field("resnet", description="Its name; the options of that family are further keys of this section.")
     weights: Path | None = Field(None, description="A run directory, whose supernet's best weights are begun with.")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of the family: the keys that are not fields of this section."""
-        return dict(self.model_extra or {})
 
 
 class ThreatConfig(Section):

@@ -42,13 +42,18 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Component(BaseModel):
-    """Something chosen by name; every further key is an option of the class of that name."""
+class OpenSection(BaseModel):
+    """A section whose further keys are options of what it names."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    name: str = Field(description="Its name; the options of the class of that name are further keys.")
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keys beside ``name``; fractions such as ``8/255`` are read as numbers."""
+        """The keys that are no fields of this section; fractions such as ``8/255`` are read as numbers."""
         return {key: parse_numbers(value) for key, value in (self.model_extra or {}).items()}
+
+
+class Component(OpenSection):
+    """Something chosen by name; every further key is an option of the class of that name."""
+
+    name: str = Field(description="Its name; the options of the class of that name are further keys.")

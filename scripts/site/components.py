@@ -11,12 +11,14 @@ import griffe
 
 from proard.attacks import attacks
 from proard.common.registry import Registry
+from proard.data import data_sets
 from proard.objectives import craftings, objectives
 from proard.runs.trackers import trackers
 from proard.samplers import samplers
 from proard.supernet import families
 
 REGISTRIES: dict[str, Registry[Any]] = {
+    "set": data_sets,
     "objective": objectives,
     "attack": attacks,
     "sampler": samplers,
@@ -26,6 +28,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
 }
 # What is given by the run, and not by a user's options (see proard/runs/components.py).
 GIVEN = {
+    "set": {"config", "given", "known"},
     "objective": {"attack"},
     "attack": {"threat", "seed", "targeted"},
     "sampler": {"space", "seed", "steps_per_epoch", "steps"},
@@ -66,9 +69,9 @@ def default(entry: Any, parameter: inspect.Parameter) -> Any:
 
 
 def described(entry: Any) -> dict[str, str]:
-    """What the docstrings of a class and of those it inherits from say of their arguments."""
+    """What the docstrings of a class and of those it inherits from, or of a function, say of their arguments."""
     texts: dict[str, str] = {}
-    for base in reversed(inspect.getmro(entry)):
+    for base in reversed(inspect.getmro(entry)) if inspect.isclass(entry) else [entry]:
         for section in sections(base):
             if section.kind in (griffe.DocstringSectionKind.attributes, griffe.DocstringSectionKind.parameters):
                 texts |= {item.name: " ".join(item.description.split()) for item in section.value}
@@ -81,6 +84,6 @@ def summary(entry: Any) -> str:
 
 
 def sections(entry: Any) -> Iterator[Any]:
-    """The parsed sections of a class's own docstring."""
-    text = inspect.cleandoc(entry.__dict__.get("__doc__") or "")
+    """The parsed sections of a class's own docstring, or a function's."""
+    text = inspect.cleandoc((entry.__dict__.get("__doc__") if inspect.isclass(entry) else entry.__doc__) or "")
     yield from griffe.Docstring(text).parse("google", warnings=False)

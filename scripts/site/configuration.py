@@ -12,9 +12,9 @@ from pydantic import BaseModel, TypeAdapter
 from proard.common.registry import adapter, is_model
 from proard.config import AttackConfig, Component, Config
 from proard.config.schema import PGDOptions
-from proard.data import data_sets
 
 NAMED = {  # kinds of components: the heading of their options, and how the type of a key that takes one is written
+    "set": ("Data sets: further keys of `data`", "a [data set](#sets)"),
     "family": ("Families: keys of `supernet`", "a [family](#families)"),
     "objective": ("Objectives", "an [objective](#objectives)"),
     "attack": ("Attacks", "an [attack](#attacks)"),
@@ -101,7 +101,7 @@ def kind(schema: dict[str, Any], name: str, place: str, inside: type[BaseModel] 
     if name == "family":
         return NAMED["family"][1]
     if (place, name) == ("data", "name"):
-        return f"{', '.join(f'`{known}`' for known in data_sets.names())}, or one of your own"
+        return f"{NAMED['set'][1]}, or one of your own"
     return words(schema)
 
 

@@ -17,7 +17,6 @@ from pydantic.json_schema import PydanticInvalidForJsonSchema
 from proard.common.registry import adapter
 from proard.config import Component, Config
 from proard.config.schema import PGDOptions
-from proard.data import data_sets
 
 FILE = Path(__file__).resolve().parents[2] / "configs" / "schema.json"
 NUMBER = r"^\s*[-+._\deE]+(\s*/\s*[-+._\deE]+)?\s*$"  # text such as 8/255, or 1e-3, which is text in YAML 1.1
@@ -33,9 +32,8 @@ def schema() -> dict[str, Any]:
     definitions = made["$defs"]
     for kind, name in SECTIONS.items():
         definitions[name] = component(kind)
-    definitions["SupernetConfig"] = supernet(definitions["SupernetConfig"])
-    data = definitions["DataConfig"]["properties"]
-    data["name"] = known(data_sets.names(), data["name"]["description"])
+    definitions["SupernetConfig"] = with_options(definitions["SupernetConfig"], "family", "family", "resnet")
+    definitions["DataConfig"] = with_options(definitions["DataConfig"], "name", "set", None)
     phase = definitions["PhaseConfig"]["properties"]
     for kind in ("objective", "sampler", "crafting"):
         phase[kind]["$ref"] = reference(kind)
@@ -73,11 +71,11 @@ def component(kind: str) -> dict[str, Any]:
     return made if fallback else {**made, "required": ["name"]}
 
 
-def supernet(section: dict[str, Any]) -> dict[str, Any]:
-    """The section of the elastic network, whose further keys are the options of the family."""
-    names = REGISTRIES["family"].names()
-    own = {**section["properties"], "family": known(names, "Which family.")}
-    branches = [branch("family", name, of_name("family", name), dict.fromkeys(own, True), "resnet") for name in names]
+def with_options(section: dict[str, Any], key: str, kind: str, fallback: str | None) -> dict[str, Any]:
+    """A section whose further keys are the options of what it names, by ``key``: the network's family, the data set."""
+    names = REGISTRIES[kind].names()
+    own = {**section["properties"], key: known(names, f"Which {'data set' if kind == 'set' else kind}.")}
+    branches = [branch(key, name, of_name(kind, name), dict.fromkeys(own, True), fallback) for name in names]
     return {**section, "properties": own, "allOf": branches}
 
 
