@@ -49,6 +49,8 @@ def shortened(config: Any) -> Any:
     values = config.model_dump(mode="json")
     data = values["data"]
     first = values["phases"][0]["epochs"]
+    if data["name"] == "arrays":  # given in Python, as few as the page shows
+        return config
     if data["name"] == "image_folder" and Path(data["root"]).is_dir():
         data["image_size"] = min(data["image_size"], IMAGE_SIZE)
     elif data["name"] != "digit_pairs":
