@@ -132,9 +132,9 @@ class Run:
 
         data = config.data if self.data_root is None else config.data.model_copy(update={"root": self.data_root})
         try:
-            if self.given is not None:
-                data = in_memory(data, self.given)
-            return load_data(data, config.imports, self.given)
+            if self.given is None:
+                return load_data(data, config.imports)
+            return load_data(in_memory(data, self.given), config.imports, self.given)
         except UserError as error:
             if "data.root" not in str(error):
                 raise
