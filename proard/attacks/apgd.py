@@ -2,13 +2,18 @@
 
 Written from the paper. It has momentum, halves an image's step when its loss stops rising, then goes on from the best
 point, and returns an iterate that fools the model if there was one, else the one of highest loss.
+
+For l1 it is l1-APGD (Croce and Hein, arXiv 2103.01208, section 3): steps along a few coordinates, without momentum; how
+many is set by how many the best point has changed. It ascends in a ball of 3 eps, then of 2 eps, and only then in that
+of eps, each time from the best point before.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any
 
 import torch
 
@@ -21,6 +26,7 @@ from proard.attacks.steps import (
     best_of,
     images_are_apart,
     per_image,
+    total,
     value_and_gradient,
 )
 from proard.attacks.threat import TINY, ThreatModel
@@ -28,6 +34,16 @@ from proard.common.errors import UserError
 
 MOMENTUM = 0.75  # alpha of the paper: the share of the new step against the previous one
 RISING = 0.75  # rho: the share of steps that must raise the loss, or the step size is halved
+
+
+# l1-APGD
+FIRST_SHARE = 0.2  # of the coordinates that the first steps change
+LOOKS = 0.04  # of the steps, between two looks at how many coordinates the best point has changed
+FEWER = 0.95  # the share of those at the last look below which the best point has become sparser
+SLOWER = 1.5  # where it has not, the step is divided by that; so is the share that it has changed, for the next steps
+SHORTEST = 0.1  # of eps, a step
+WIDER = (3, 2)  # times eps: the balls before that of the threat model, each for the next share of the steps
+WIDER_STEPS = 0.3
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -50,8 +66,9 @@ def ascend(
     steps: int,
     generator: torch.Generator,
     draws: int = 1,
+    start: torch.Tensor | None = None,
 ) -> Perturbed:
-    """One run from a random start; where images surely do not depend on each other, each leaves once it is fooled.
+    """One run from a start; where images surely do not depend on each other, each leaves once it is fooled.
 
     Args:
         model: images (N, ...) to logits (N, K).
@@ -60,8 +77,9 @@ def ascend(
         loss: what to raise, per image, for the images that are left: given their indices (n,).
         threat: norm, radius and bounds.
         steps: at least 1; there is one forward pass more than that.
-        generator: of the start.
+        generator: of a random start.
         draws: passes at each point, whose losses and gradients are averaged.
+        start: images (N, ...), projected; default random.
 
     Returns:
         Perturbed images, their highest loss (N,), and whether they are fooled (N,).
@@ -69,16 +87,20 @@ def ascend(
     left = torch.arange(len(images), device=images.device)
     found, score = images.clone(), torch.zeros(len(images), dtype=images.dtype, device=images.device)
     fooled, apart = torch.zeros_like(left, dtype=torch.bool), labels is not None and images_are_apart(model)
-    x = previous = best = threat.random_start(images, generator)
+    x = previous = best = threat.random_start(images, generator) if start is None else threat.project(start, images)
     gradient = best_gradient = torch.zeros_like(x)
     value = best_value = value_at_last = torch.full_like(score, float("-inf"))
-    step_size, rises, last = torch.full_like(score, 2 * threat.eps), torch.zeros_like(score), 0
+    sparse = threat.norm == "l1"
+    step_size, rises, last = torch.full_like(score, (1 if sparse else 2) * threat.eps), torch.zeros_like(score), 0
+    share, changed = torch.full_like(score, FIRST_SHARE), torch.ones_like(score)
     halved = fooled.clone()
-    looks = checkpoints(steps)
+    often = max(int(LOOKS * steps), 1)
+    looks = list(range(often, steps, often)) if sparse else checkpoints(steps)
     for step in range(steps + 1):
         if step > 0:
-            target = threat.project(x + per_image(step_size, x) * threat.ascent_direction(gradient), images)
-            if step > 1:
+            direction = threat.ascent_direction(gradient, x, share)
+            target = threat.project(x + per_image(step_size, x) * direction, images)
+            if step > 1 and not sparse:
                 target = threat.project(x + MOMENTUM * (target - x) + (1 - MOMENTUM) * (x - previous), images)
             previous, x = x, target
         if step == steps:  # nothing follows the gradient of the last point
@@ -107,11 +129,20 @@ def ascend(
                 if apart:
                     kept = (left, images, x, previous, best, gradient, best_gradient)
                     left, images, x, previous, best, gradient, best_gradient = (part[~hit] for part in kept)
-                    numbers = (value, best_value, value_at_last, step_size, rises, halved)
-                    value, best_value, value_at_last, step_size, rises, halved = (part[~hit] for part in numbers)
+                    numbers = (value, best_value, value_at_last, step_size, rises, halved, share, changed)
+                    value, best_value, value_at_last, step_size, rises, halved, share, changed = (
+                        part[~hit] for part in numbers
+                    )
         if step in looks:
-            stuck = (rises < RISING * (step - last)) | (~halved & (best_value <= value_at_last))
-            step_size = torch.where(stuck, step_size / 2, step_size)
+            if sparse:
+                share_now = total((best != images).to(share.dtype)) / images[0].numel()
+                stuck = share_now < FEWER * changed
+                slower = (step_size / SLOWER).clamp_min(SHORTEST * threat.eps)
+                step_size = torch.where(stuck, threat.eps, slower)
+                share, changed = share_now / SLOWER, share_now
+            else:
+                stuck = (rises < RISING * (step - last)) | (~halved & (best_value <= value_at_last))
+                step_size = torch.where(stuck, step_size / 2, step_size)
             x, gradient = (torch.where(per_image(stuck, x), a, b) for a, b in ((best, x), (best_gradient, gradient)))
             previous = torch.where(per_image(stuck, x), x, previous)
             value = torch.where(stuck, best_value, value)
@@ -154,9 +185,14 @@ class AutoPGD(GuardedAttack):
         loss: Callable[[torch.Tensor], Loss],
         generator: torch.Generator,
     ) -> Perturbed:
-        """One run with the options of the attack, as of `ascend`."""
-        options: dict[str, int] = {"steps": self.steps, "draws": self.draws}
-        return ascend(model, images, labels, loss, self.threat, generator=generator, **options)
+        """One run with the options of the attack, as of `ascend`; for l1, in ever smaller balls."""
+        start, steps, before = None, self.steps, int(WIDER_STEPS * self.steps)
+        options: dict[str, Any] = {"generator": generator, "draws": self.draws}
+        if self.threat.norm == "l1" and before > 0:
+            for times in WIDER:
+                wider, steps = replace(self.threat, eps=times * self.threat.eps), steps - before
+                start, *_ = ascend(model, images, None, loss, wider, steps=before, start=start, **options)
+        return ascend(model, images, labels, loss, self.threat, steps=steps, start=start, **options)
 
     def find(
         self, model: Model, images: torch.Tensor, labels: torch.Tensor, loss: Loss | None, generator: torch.Generator

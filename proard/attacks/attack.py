@@ -12,7 +12,7 @@ import torch
 from proard.attacks.given import Model as Model
 from proard.attacks.given import usable_images, usable_labels, usable_model
 from proard.attacks.losses import cross_entropy
-from proard.attacks.threat import ThreatModel, per_image_norm
+from proard.attacks.threat import ThreatModel
 from proard.common.errors import Stopped
 from proard.common.options import Options
 from proard.common.registry import Registry
@@ -40,14 +40,14 @@ class Attack(Options, ABC):
     _: KW_ONLY
     seed: int = 0
 
-    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     trains: ClassVar[bool] = True
     """Whether it can be the inner maximisation of an objective: it raises any loss it is given."""
 
     def __post_init__(self) -> None:
         if self.threat.norm not in self.norms:
             name, norms = type(self).__name__, " or ".join(self.norms)
-            raise ValueError(f"{name} is for norm {norms}, got {self.threat.norm}; pgd is for both")
+            raise ValueError(f"{name} is for norm {norms}, got {self.threat.norm}; pgd is for all")
 
     @property
     def name(self) -> str:
@@ -168,9 +168,10 @@ def check_result(attack: Attack, adversarial: torch.Tensor, images: torch.Tensor
     else:
         low, high = threat.bounds
         delta = adversarial - images
-        distance = delta.abs().amax() if threat.norm == "linf" else per_image_norm(delta).amax()
+        distance = threat.size(delta).amax()
         least, greatest, farthest = torch.stack([adversarial.amin(), adversarial.amax(), distance]).tolist()
-        tiny = 8 * torch.finfo(torch.float32).eps * max(abs(low), abs(high))  # rounding of float32 pixel values
+        tiny = torch.finfo(torch.float32).eps * max(abs(low), abs(high))  # rounding of float32 pixel values
+        tiny *= images[0].numel() / 2 if threat.norm == "l1" else 8
         if not torch.isfinite(adversarial).all():
             wrong = "that are not finite; look for infinite or NaN weights, or gradients, of the network"
         elif least < low or greatest > high:

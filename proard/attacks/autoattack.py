@@ -39,7 +39,7 @@ class AutoAttack(GuardedAttack):
     ``standard`` is apgd-ce, apgd-t, fab-t and square; ``plus`` adds apgd-dlr, fab and restarts; ``rand`` is apgd-ce and
     apgd-dlr averaged over 20 passes, for networks that are random. Targeted attacks try 9 classes, or all others where
     there are fewer. The targeted DLR loss needs 4 classes, so with 3 apgd-dlr stands in for apgd-t; with 2, neither
-    exists, and apgd-ce, fab-t and square remain.
+    exists, and apgd-ce, fab-t and square remain. Of l1, each part has the form of Croce and Hein, arXiv 2103.01208.
 
     Attributes:
         threat: norm, radius and bounds.
@@ -109,12 +109,13 @@ class AutoAttack(GuardedAttack):
 
     def _warn(self, logits: torch.Tensor, again: torch.Tensor) -> None:
         """Say what makes the result look better than it is, as far as two passes over the same images show it."""
+        same = torch.allclose(logits, again, rtol=1e-3, atol=1e-3)
         signs = {
             "the network's outputs are a probability distribution, not logits": bool(
                 (logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all()
             ),
-            "the network is random; autoattack-rand is for such": self.version != "rand"
-            and not torch.allclose(logits, again, rtol=1e-3, atol=1e-3),
+            "the network is random; autoattack-rand is for such": self.version != "rand" and not same,
+            "the network is not random; 'autoattack' is stronger for such": self.version == "rand" and same,
         }
         for text, shown in signs.items():
             if shown:

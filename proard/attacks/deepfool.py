@@ -7,8 +7,8 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 
 from proard.attacks.attack import Loss, Model, attacks
-from proard.attacks.steps import GuardedAttack, input_gradient, per_image, total
-from proard.attacks.threat import TINY
+from proard.attacks.steps import GuardedAttack, input_gradient, per_image
+from proard.attacks.threat import TINY, ThreatModel
 
 
 @attacks.register("deepfool")
@@ -35,6 +35,7 @@ class DeepFool(GuardedAttack):
     overshoot: float = 0.02
     candidates: int = 9
 
+    norms = ("linf", "l2")
     trains = False
 
     def __post_init__(self) -> None:
@@ -56,7 +57,7 @@ class DeepFool(GuardedAttack):
             if not bool(active.any()):
                 break
             at = (images + delta).clamp(low, high)
-            _, gap, gradient, length = nearest_boundary(model, at, labels, rivals, self.threat.norm)
+            _, gap, gradient, length = nearest_boundary(model, at, labels, rivals, self.threat)
             towards = self.threat.ascent_direction(-gradient)
             step = per_image(gap.abs() / length.clamp_min(TINY), towards) * towards
             delta = torch.where(per_image(active, delta), delta + step, delta)
@@ -66,7 +67,7 @@ class DeepFool(GuardedAttack):
 
 
 def nearest_boundary(
-    model: Model, images: torch.Tensor, labels: torch.Tensor, rivals: torch.Tensor, norm: str
+    model: Model, images: torch.Tensor, labels: torch.Tensor, rivals: torch.Tensor, threat: ThreatModel
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Of the boundaries to rival classes of a network linearised at the images, the nearest to each image.
 
@@ -75,7 +76,7 @@ def nearest_boundary(
         images: where it is linearised (N, ...).
         labels: the classes on the one side (N,).
         rivals: those on the other side (N, R); a backward pass for each of the R.
-        norm: ``linf`` or ``l2``, in which distances are.
+        threat: its norm is that of distances.
 
     Returns:
         Logits (N, K); the logit of the label less that of the rival (N,), its gradient (N, ...), and the gradient's
@@ -91,7 +92,7 @@ def nearest_boundary(
             gap = (logits.gather(1, labels[:, None]) - logits.gather(1, rival[:, None])).squeeze(1)
             gradient = input_gradient(gap.sum(), inputs, retain_graph=index + 1 < rivals.shape[1])
         gap = gap.detach().to(inputs.dtype)
-        length = total(gradient.abs()) if norm == "linf" else total(gradient.square()).sqrt()
+        length = threat.dual_size(gradient)
         distance = gap.abs() / length.clamp_min(TINY)
         closer = (distance < nearest) & (length > TINY)
         nearest, best_gap = torch.where(closer, distance, nearest), torch.where(closer, gap, best_gap)

@@ -78,10 +78,10 @@ class FAB(GuardedAttack):
         whole = images, labels
         for step in range(self.steps + 1):
             if step < self.steps:
-                logits, gap, normal, _ = nearest_boundary(model, x, labels, rivals, self.threat.norm)
+                logits, gap, normal, _ = nearest_boundary(model, x, labels, rivals, self.threat)
             else:
                 logits = model(x)
-            length = size(x - images, self.threat)
+            length = self.threat.size(x - images)
             beyond = logits.argmax(1) != labels
             closer = beyond & (length < shortest[left]) & ~fooled[left]
             if bool(closer.any()):
@@ -98,7 +98,7 @@ class FAB(GuardedAttack):
                 offset = gap - total(normal * x)
                 x = images + per_image(torch.where(beyond, RETURN, 1.0), x) * (x - images)
                 to, back = (to_hyperplane(at, normal, offset, self.threat) for at in (x, images))
-                near, far = size(to, self.threat), size(back, self.threat)
+                near, far = self.threat.size(to), self.threat.size(back)
                 bias = per_image((near / (near + far).clamp_min(TINY)).clamp_max(BIAS), x)
                 ahead, around = (torch.add(at, step, alpha=OVERSHOOT) for at, step in ((x, to), (images, back)))
                 x = torch.lerp(ahead, around, bias).clamp(*self.threat.bounds)
@@ -140,7 +140,8 @@ def to_hyperplane(
 
     Where no point within the bounds is on the hyperplane, the step is to one that comes nearest. Each coordinate moves
     by ``min(s * pace, room)``, with a pace of 1 for linf and ``|normal|`` for l2. How near that comes to the hyperplane
-    is concave and piecewise linear in s: Newton's method goes from bend to bend, and ends at the solution exactly.
+    is concave and piecewise linear in s: Newton's method goes from bend to bend, and ends at the solution exactly. For
+    l1, coordinates go to their bounds one after the other, from the largest ``|normal|``, until that is far enough.
 
     Args:
         points: within the bounds of the threat model.
@@ -153,6 +154,12 @@ def to_hyperplane(
     direction = -per_image(value.sign(), normal) * normal.sign()
     room = direction * ((high + low) / 2 - points) + (high - low) / 2 * direction.abs()
     weight, need = normal.abs(), value.abs()
+    if threat.norm == "l1":
+        largest, order = weight.flatten(1).sort(1, descending=True)
+        reach = largest * room.flatten(1).gather(1, order)
+        left = (need[:, None] - (reach.cumsum(1) - reach)).clamp_min(0)
+        moved = torch.zeros_like(largest).scatter(1, order, torch.minimum(left, reach) / largest.clamp_min(TINY))
+        return direction * moved.view(points.shape)
     pace = 1.0 if threat.norm == "linf" else weight
     slope = total(weight * pace)  # where nothing is at its bound; less at every bend
     length, least = need / slope.clamp_min(TINY), 64 * torch.finfo(points.dtype).eps * need
@@ -177,12 +184,4 @@ def half_way(images: torch.Tensor, threat: ThreatModel, generator: torch.Generat
     else:
         delta.normal_(generator=generator)
     delta = delta.to(images.device)
-    return threat.project(images + per_image(threat.eps / 2 / size(delta, threat), delta) * delta, images)
-
-
-def size(delta: torch.Tensor, threat: ThreatModel) -> torch.Tensor:
-    """The norm of perturbations (N, ...): (N,)."""
-    dims = tuple(range(1, delta.dim()))
-    if threat.norm == "linf":
-        return delta.abs().amax(dims)
-    return torch.linalg.vector_norm(delta, dim=dims)
+    return threat.project(images + per_image(threat.eps / 2 / threat.size(delta), delta) * delta, images)

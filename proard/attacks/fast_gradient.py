@@ -7,8 +7,8 @@ from typing import Literal
 
 import torch
 
-from proard.attacks.attack import Loss, Model, attacks
-from proard.attacks.pgd import started, stepped
+from proard.attacks.attack import Attack, Loss, Model, attacks
+from proard.attacks.pgd import PGD, started, stepped
 from proard.attacks.steps import GuardedAttack
 from proard.attacks.threat import ThreatModel
 
@@ -67,6 +67,8 @@ class FGM(FGSM):
     norms = ("l2",)
 
 
-def fgsm(threat: ThreatModel) -> FGSM:
+def fgsm(threat: ThreatModel) -> Attack:
     """One step of size eps from the clean images, in the threat model's norm."""
+    if threat.norm == "l1":
+        return PGD(threat, steps=1, step_size=threat.eps, start="clean")
     return FGSM(threat) if threat.norm == "linf" else FGM(threat)

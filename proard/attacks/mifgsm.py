@@ -31,6 +31,8 @@ class MIFGSM(GuardedAttack):
     step_size: float | None = None
     decay: float = 1.0
 
+    norms = ("linf", "l2")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_one_or_more("steps")

@@ -1,6 +1,7 @@
 """Square Attack (Andriushchenko et al., arXiv 1912.00049): random search with squares, which needs no gradient.
 
-Written from the paper: algorithm 1, with the sampling of algorithm 2 for linf and of algorithm 3 for l2.
+Written from the paper: algorithm 1, with the sampling of algorithm 2 for linf and of algorithm 3 for l2. For l1 it is
+that of l2 with absolute values in the place of squares, as in Croce and Hein's l1-AutoAttack (arXiv 2103.01208).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from proard.attacks.attack import Loss, Model, attacks
 from proard.attacks.losses import margin
 from proard.attacks.steps import GuardedAttack, Perturbed, best_of, images_are_apart, per_image, total
-from proard.attacks.threat import TINY, per_image_norm
+from proard.attacks.threat import TINY
 
 Window = tuple[EllipsisType, slice, slice]  # rows and columns of images
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries of 10,000 after which squares get smaller
@@ -52,7 +53,7 @@ class Square(GuardedAttack):
     def side(self, query: int, height: int, width: int) -> int:
         """Of the square that is tried at a query, in pixels."""
         share = self.area / 2 ** sum(query * 10_000 / self.queries > bound for bound in HALVED_AT)
-        least = 1 if self.threat.norm == "linf" else 3  # an l2 square is a pattern
+        least = 1 if self.threat.norm == "linf" else 3  # others are patterns
         return min(max(round(math.sqrt(share * height * width)), least), height, width)
 
     def find(
@@ -76,7 +77,7 @@ class Square(GuardedAttack):
         best = start(images, generator)
         found, score = best.clone(), margin(model(best), labels)
         left, value, apart = torch.arange(len(images), device=images.device), score.clone(), images_are_apart(model)
-        used = total((best - images).square().double())
+        used = total((best - images).abs().double() ** self._power)
         places = torch.rand((self.queries, 4), generator=generator, device=generator.device).tolist()
         for query in range(1, self.queries):
             if bool((done := value > 0).any()):
@@ -121,7 +122,19 @@ class Square(GuardedAttack):
         best[windows[0]] = moved.clamp(*self.threat.bounds)
         return used
 
-    # l2: the start, and the proposal
+    # l2 and l1: the start, and the proposal
+
+    @property
+    def _power(self) -> int:
+        """Of the values that are summed into a perturbation's mass, which is at most eps to that power."""
+        return 1 if self.threat.norm == "l1" else 2
+
+    def _mass(self, window: torch.Tensor) -> torch.Tensor:
+        """Of each channel: (N, C, H, W) to (N, C, 1, 1)."""
+        return (window.abs() ** self._power).sum((2, 3), keepdim=True)
+
+    def _normalised(self, window: torch.Tensor) -> torch.Tensor:
+        return window / (self._mass(window) ** (1 / self._power)).clamp_min(TINY)
 
     def _tiles(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Five by five patterns with random signs, scaled to eps together."""
@@ -134,7 +147,7 @@ class Square(GuardedAttack):
         delta = torch.zeros_like(images)
         top, left = (height - rows * side) // 2, (width - columns * side) // 2
         delta[:, :, top : top + rows * side, left : left + columns * side] = tiled
-        return self.threat.project(images + delta * (self.threat.eps / per_image_norm(delta)), images)
+        return self.threat.project(images + delta * per_image(self.threat.eps / self.threat.size(delta), delta), images)
 
     def _move(
         self,
@@ -146,20 +159,21 @@ class Square(GuardedAttack):
     ) -> torch.Tensor:
         """The perturbation's mass in one window, and what is left of eps, moved into a pattern in another: in place.
 
-        Of eps^2, ``used`` (N,) is how much the perturbation uses; returned is how much it does then.
+        Of eps^2 (l1: eps), ``used`` (N,) is how much the perturbation uses; returned is how much it does then.
         """
         to, away = windows
         delta, left_behind = best[to] - images[to], best[away] - images[away]
         best[away] = images[away]
-        mass = _mass(left_behind) + _mass(best[to] - images[to])  # the windows may overlap
-        unused = per_image((self.threat.eps**2 - used).clamp_min(0) / images.shape[1], images)
+        mass = self._mass(left_behind) + self._mass(best[to] - images[to])  # the windows may overlap
+        unused = per_image((self.threat.eps**self._power - used).clamp_min(0) / images.shape[1], images)
         pattern = _pattern(delta.shape[-1]).to(images)
         turned = torch.rand((), generator=generator, device=generator.device) < 0.5
         pattern = torch.where(turned.to(images.device), pattern.T, pattern)
-        new = pattern * _signs((*images.shape[:2], 1, 1), images, generator) + _normalised(delta)
-        moved = images[to] + _normalised(new) * (mass + unused.to(mass)).sqrt()
+        signs = _signs((*images.shape[:2], 1, 1), images, generator)
+        new = self._normalised(pattern[None, None]) * signs + self._normalised(delta)
+        moved = images[to] + self._normalised(new) * (mass + unused.to(mass)) ** (1 / self._power)
         best[to] = moved.clamp(*self.threat.bounds)
-        return used - total(mass) + total(_mass(best[to] - images[to]))
+        return used - total(mass) + total(self._mass(best[to] - images[to]))
 
 
 @lru_cache(maxsize=256)
@@ -178,15 +192,6 @@ def _bump(height: int, width: int) -> torch.Tensor:
     inside = n - torch.maximum(rows[:, None], columns[None, :])  # M of the paper
     steps = torch.tensor([1.0 / (n + 1 - k) ** 2 for k in range(n + 1)], dtype=torch.float64)
     return steps.cumsum(0)[inside].float()
-
-
-def _mass(window: torch.Tensor) -> torch.Tensor:
-    """The sum of squares of each channel: (N, C, H, W) to (N, C, 1, 1)."""
-    return window.square().sum((2, 3), keepdim=True)
-
-
-def _normalised(window: torch.Tensor) -> torch.Tensor:
-    return window / _mass(window).sqrt().clamp_min(TINY)
 
 
 def _signs(shape: tuple[int, ...], like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

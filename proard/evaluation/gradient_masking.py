@@ -6,7 +6,6 @@ Each finding is explained in docs/guides/gradient_masking.md. No finding is no p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -160,8 +159,8 @@ def _attacks(
         measured = f"Square Attack breaks {black} of {count} images with {queries} queries, gradients break {white}"
         yield Finding("black box beats white box", measured)
 
-    size = threat.bounds[1] - threat.bounds[0]
-    everything = replace(threat, eps=size if threat.norm == "linf" else size * math.sqrt(images[0].numel()))
+    size = threat.size(torch.full_like(images[:1], threat.bounds[1] - threat.bounds[0]))
+    everything = replace(threat, eps=float(size))
     left = count - int((broken(PGD(everything, steps=STEPS, seed=seed)) | pgd).sum())
     if left > 0:
         measured = f"with eps {everything.eps:g}, the whole range, {left} of {count} images withstand {STEPS} steps"

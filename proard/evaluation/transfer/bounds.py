@@ -9,10 +9,10 @@ so by the triangle inequality and Hoelder's, for every ``||d|| <= eps``::
 
     |L_S(x + d) - L_T(x + d)| <= |L_S(x) - L_T(x)| + eps ||g_S - g_T||_dual + LLM_S(x) + LLM_T(x)
 
-with the dual norm l1 for linf and l2 for l2. A student that matches its teacher's loss and input gradient at x, while
-both are locally linear, has nearly the teacher's loss in the whole ball: that is the paper's argument, and what does
-not match is kept here as terms. A cross-entropy below log 2 gives the true class a probability above 1/2, so the
-prediction is right: the student is robust at x where the teacher's worst loss plus the bound is below log 2.
+with the dual norm l1 for linf, l2 for l2 and linf for l1. A student that matches its teacher's loss and input gradient
+at x, while both are locally linear, has nearly the teacher's loss in the whole ball: that is the paper's argument, and
+what does not match is kept here as terms. A cross-entropy below log 2 gives the true class a probability above 1/2, so
+the prediction is right: the student is robust at x where the teacher's worst loss plus the bound is below log 2.
 
 **This is no certificate.** The local linearity and the teacher's worst loss are found by gradient ascent, which may
 fall short of the true maxima.
@@ -29,7 +29,7 @@ import torch
 from proard.attacks import ThreatModel
 from proard.attacks.attack import Model
 from proard.attacks.losses import cross_entropy
-from proard.evaluation.transfer.expansion import Ascent, Expansion, dual_norm, largest
+from proard.evaluation.transfer.expansion import Ascent, Expansion, largest
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -76,7 +76,7 @@ def transfer_bound(student: Expansion, teacher: Expansion) -> TransferBound:
     threat = student.threat
     return TransferBound(
         loss_gap=(student.loss - teacher.loss).abs(),
-        gradient_gap=threat.eps * dual_norm(student.gradient - teacher.gradient, threat),
+        gradient_gap=threat.eps * threat.dual_size(student.gradient - teacher.gradient),
         local_linearity=student.local_linearity + teacher.local_linearity,
     )
 

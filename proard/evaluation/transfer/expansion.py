@@ -62,7 +62,7 @@ class Expansion:
     @property
     def linear_change(self) -> torch.Tensor:
         """``eps ||grad L(x)||_dual`` (N,): the most that the linear part can change within the radius."""
-        return self.threat.eps * dual_norm(self.gradient, self.threat)
+        return self.threat.eps * self.threat.dual_size(self.gradient)
 
     @property
     def worst_loss(self) -> torch.Tensor:
@@ -160,11 +160,6 @@ def loss_and_gradient(network: Model, images: torch.Tensor, labels: torch.Tensor
             network, detached_in_float32(images), lambda logits, _: cross_entropy(logits, labels)
         )
     return loss, gradient
-
-
-def dual_norm(gradient: torch.Tensor, threat: ThreatModel) -> torch.Tensor:
-    """The largest ``d . gradient`` over perturbations d of norm 1: l1 for linf, l2 for l2; (N, ...) to (N,)."""
-    return gradient.flatten(1).norm(1 if threat.norm == "linf" else 2, dim=1)
 
 
 def largest(
