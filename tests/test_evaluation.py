@@ -269,12 +269,12 @@ OTHER_OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("method", attacks.names())
 def test_a_record_gives_the_attack_back(method: str) -> None:
-    for threat in (LINF, L2):
+    for threat in (LINF, L2, ThreatModel("l1", 6.0)):
         for options in ({}, OTHER_OPTIONS[method]):
             try:
                 attack = attacks.build(method, options, threat=threat)
             except UserError:
-                assert method in ("fgsm", "fgm", "nfgsm")
+                assert threat.norm not in type(attacks.build(method, {}, threat=L2 if method == "fgm" else LINF)).norms
                 continue
             values = json.loads(json.dumps(attack_as_dict(attack)))
             again = attack_from_dict(values)
@@ -460,10 +460,10 @@ def test_the_command_shows_what_each_attack_broke(student: Path, capsys: pytest.
     lines = [re.split(r"  +", line) for line in text.splitlines()]
     heads = [name for line in lines if line[0] == "student" for name in line]  # the table goes on in a second one
     assert {"clean %", "fgsm %", "square30 %"} <= set(heads)
-    header = lines.index(["student", "attack", "attacked", "broken", "left", "left %"])
+    header = lines.index(["student", "attack", "norm", "eps", "attacked", "broken", "left", "left %"])
     for row, (name, accuracy) in zip(lines[header + 1 : -2], result.measurement.robust.items(), strict=True):
         counts = [str(n) for n in (accuracy.attacked, accuracy.broken, accuracy.correct)]
-        assert row == [student.name, name, *counts, str(accuracy)]
+        assert row == [student.name, name, "linf", f"{LINF.eps:.4g}", *counts, str(accuracy)]
     code, text, _ = output(capsys, "evaluate", str(student), "--attack", "fgsm", "--limit", "40")
     assert "broke" not in text
 

@@ -98,7 +98,7 @@ def ascend(
     looks = list(range(often, steps, often)) if sparse else checkpoints(steps)
     for step in range(steps + 1):
         if step > 0:
-            direction = threat.ascent_direction(gradient, x, share)
+            direction = threat.ascent_direction(gradient, share)
             target = threat.project(x + per_image(step_size, x) * direction, images)
             if step > 1 and not sparse:
                 target = threat.project(x + MOMENTUM * (target - x) + (1 - MOMENTUM) * (x - previous), images)

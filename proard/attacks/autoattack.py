@@ -29,6 +29,7 @@ VERSIONS: dict[str, dict[str, dict[str, Any]]] = {  # the parts, in their order,
     },
     "rand": {"apgd-ce": {"draws": 20}, "apgd-dlr": {"draws": 20}},
 }
+STANDARD_L1 = {**VERSIONS["standard"], "apgd-ce": {"restarts": 5}, "apgd-t": {"targets": 5}}
 
 
 @attacks.register("autoattack")
@@ -39,7 +40,8 @@ class AutoAttack(GuardedAttack):
     ``standard`` is apgd-ce, apgd-t, fab-t and square; ``plus`` adds apgd-dlr, fab and restarts; ``rand`` is apgd-ce and
     apgd-dlr averaged over 20 passes, for networks that are random. Targeted attacks try 9 classes, or all others where
     there are fewer. The targeted DLR loss needs 4 classes, so with 3 apgd-dlr stands in for apgd-t; with 2, neither
-    exists, and apgd-ce, fab-t and square remain. Of l1, each part has the form of Croce and Hein, arXiv 2103.01208.
+    exists, and apgd-ce, fab-t and square remain. For l1 it is l1-AutoAttack (Croce and Hein,
+    arXiv 2103.01208): 5 restarts of apgd-ce, and 5 targets of apgd-t.
 
     Attributes:
         threat: norm, radius and bounds.
@@ -69,7 +71,7 @@ class AutoAttack(GuardedAttack):
     @property
     def passes(self) -> int:
         """About how many forward passes each version takes for an image that withstands it, of 10 classes or more."""
-        return sum(self._part(name).passes for name in VERSIONS[self.version])
+        return sum(self._part(name).passes for name in self._options)
 
     def find(
         self, model: Model, images: torch.Tensor, labels: torch.Tensor, loss: Loss | None, generator: torch.Generator
@@ -85,7 +87,7 @@ class AutoAttack(GuardedAttack):
         logits = torch.cat([model(images[batch]) for batch in batches])
         self._warn(logits[: len(batches[0])], model(images[batches[0]]))
         left = logits.argmax(1) == labels
-        for name in parts(list(VERSIONS[self.version]), logits.shape[1]):
+        for name in parts(list(self._options), logits.shape[1]):
             part = self._part(name)
             # Where images of a batch may depend on each other, it stays together.
             for batch in self._batches(left.nonzero().squeeze(1)) if images_are_apart(model) else batches:
@@ -97,9 +99,15 @@ class AutoAttack(GuardedAttack):
                 left[batch[broken]] = False
         return perturbed
 
+    @property
+    def _options(self) -> dict[str, dict[str, Any]]:
+        """Of each part of the version, what is not its default."""
+        l1 = self.version == "standard" and self.threat.norm == "l1"
+        return STANDARD_L1 if l1 else VERSIONS[self.version]
+
     def _part(self, name: str) -> GuardedAttack:
         """A part with its options."""
-        part = attacks.build(name, VERSIONS[self.version].get(name, {}), threat=self.threat)
+        part = attacks.build(name, self._options.get(name, {}), threat=self.threat)
         assert isinstance(part, GuardedAttack)
         return part
 

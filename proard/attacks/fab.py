@@ -156,9 +156,10 @@ def to_hyperplane(
     weight, need = normal.abs(), value.abs()
     if threat.norm == "l1":
         largest, order = weight.flatten(1).sort(1, descending=True)
-        reach = largest * room.flatten(1).gather(1, order)
+        most = room.flatten(1).gather(1, order)
+        reach = largest * most
         left = (need[:, None] - (reach.cumsum(1) - reach)).clamp_min(0)
-        moved = torch.zeros_like(largest).scatter(1, order, torch.minimum(left, reach) / largest.clamp_min(TINY))
+        moved = torch.zeros_like(largest).scatter(1, order, torch.minimum(left / largest.clamp_min(TINY), most))
         return direction * moved.view(points.shape)
     pace = 1.0 if threat.norm == "linf" else weight
     slope = total(weight * pace)  # where nothing is at its bound; less at every bend

@@ -67,7 +67,7 @@ def stepped(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One step of the ascent: the logits (N, K) before it, and the images (N, ...) after it."""
     logits, _, gradient = value_and_gradient(model, perturbed, loss)
-    return logits, threat.project(perturbed + step_size * threat.ascent_direction(gradient, perturbed), images)
+    return logits, threat.project(perturbed + step_size * threat.ascent_direction(gradient), images)
 
 
 def started(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from proard.attacks.attack import COUNTS, Attack, attacks
-from proard.attacks.threat import ThreatModel
+from proard.attacks.autoattack import AutoAttack
+from proard.attacks.threat import NORMS, ThreatModel
 from proard.common.errors import UserError, nearest
 
 # Beside registered names: name to registered name and options; step sizes and all else are the attack's defaults.
@@ -19,6 +20,8 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "autoattack-plus": ("autoattack", {"version": "plus"}),
     "autoattack-rand": ("autoattack", {"version": "rand"}),
 }
+UNION = "union"  # AutoAttack in every norm, which is no attack of one threat model
+RADII = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0}  # as of CIFAR-10: RobustBench, and Croce and Hein, arXiv 2103.01208
 
 
 def attack_names() -> list[str]:
@@ -56,9 +59,23 @@ def named_attack(name: str, threat: ThreatModel, where: str = "--attack") -> Att
     return attacks.build(method, options, where=at, threat=threat)
 
 
+def union_attacks(threat: ThreatModel, radii: Mapping[str, float]) -> dict[str, Attack]:
+    """AutoAttack in every norm, by names such as ``autoattack-l1``.
+
+    Args:
+        threat: its eps is that of its own norm, unless ``radii`` says otherwise; bounds.
+        radii: eps by norm; default `RADII`.
+
+    Raises:
+        ValueError: an eps that is not positive and finite.
+    """
+    eps = {**RADII, threat.norm: threat.eps, **radii}
+    return {f"autoattack-{norm}": AutoAttack(replace(threat, norm=norm, eps=eps[norm])) for norm in NORMS}
+
+
 def _suggestion(name: str) -> str:
     """The nearest name as a question, if one is near; the list of names follows in any case."""
-    close = nearest(name.lower(), attack_names())
+    close = nearest(name.lower(), [*attack_names(), UNION])
     return close if close.endswith("?") else ";"
 
 
@@ -68,7 +85,7 @@ def _valid_names() -> str:
     plain = [n for n in attack_names() if not n.startswith("pgd") and n != "fgsm" and n not in numbered]
     return (
         f"fgsm, pgdN for N steps (pgd20), pgdNxR for R restarts (pgd20x5), {', '.join(plain)}, and with or without "
-        f"such numbers {', '.join(numbered)}"
+        f"such numbers {', '.join(numbered)}; of evaluate also {UNION}"
     )
 
 

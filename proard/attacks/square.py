@@ -169,8 +169,9 @@ class Square(GuardedAttack):
         pattern = _pattern(delta.shape[-1]).to(images)
         turned = torch.rand((), generator=generator, device=generator.device) < 0.5
         pattern = torch.where(turned.to(images.device), pattern.T, pattern)
+        pattern = pattern * pattern.abs() if self.threat.norm == "l1" else pattern  # a mass that is spread as in l2
         signs = _signs((*images.shape[:2], 1, 1), images, generator)
-        new = self._normalised(pattern[None, None]) * signs + self._normalised(delta)
+        new = pattern * signs + self._normalised(delta)
         moved = images[to] + self._normalised(new) * (mass + unused.to(mass)) ** (1 / self._power)
         best[to] = moved.clamp(*self.threat.bounds)
         return used - total(mass) + total(self._mass(best[to] - images[to]))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 TINY = 1e-12
-NORMS = ("linf", "l2", "l1")
+Norm = Literal["linf", "l2", "l1"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
 MOST_ROUNDS = 100  # of Newton's method, which ends by itself after a few
-SHARE = 0.05  # of the coordinates that an l1 step changes, unless an attack adapts it
+SPREAD = 3  # an l1 step changes that many times the coordinates that eps takes from bound to bound
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ThreatModel:
         ValueError: an unknown norm, a radius that is not positive and finite, or empty bounds.
     """
 
-    norm: Literal["linf", "l2", "l1"] = "linf"
+    norm: Norm = "linf"
     eps: float = 8 / 255
     bounds: tuple[float, float] = (0.0, 1.0)
 
@@ -81,24 +82,23 @@ class ThreatModel:
             less = torch.where(off, torch.where(inside, newton, (low + high) / 2), less)
         return delta.sign() * moved
 
-    def ascent_direction(
-        self, gradient: torch.Tensor, at: torch.Tensor | None = None, share: float | torch.Tensor = SHARE
-    ) -> torch.Tensor:
+    def ascent_direction(self, gradient: torch.Tensor, share: torch.Tensor | None = None) -> torch.Tensor:
         """The step of unit size that raises a linear function with this gradient most; (N, ...) to the same shape.
 
-        For l1 that would be one coordinate alone, which is at its bound at once. It is the sign of those of largest
-        gradient (Tramer and Boneh, arXiv 1904.13000), a ``share`` of them (one for all, or (N,)), which can still move
-        from the images ``at`` which the gradient is taken.
+        For l1 that would be one coordinate, and is at its bound at once. It is the sign of those of largest gradient
+        (Tramer and Boneh, arXiv 1904.13000): of a ``share`` (N,) of them, or by default of three times as many as eps
+        takes from bound to bound. What the steepest way within ball and bounds changes is about twice as many (Croce
+        and Hein, arXiv 2103.01208, section 2).
         """
         if self.norm == "linf":
             return gradient.sign()
         if self.norm == "l2":
             return gradient / per_image_norm(gradient).clamp_min(TINY)
-        if at is not None:
-            stuck = torch.where(gradient > 0, at >= self.bounds[1], at <= self.bounds[0])
-            gradient = gradient.masked_fill(stuck, 0.0)
         length = gradient.abs().flatten(1)
-        count = (share * torch.full_like(length[:, 0], length.shape[1])).long().clamp(1, length.shape[1])
+        values = length.shape[1]
+        fixed = math.ceil(SPREAD * self.eps / (self.bounds[1] - self.bounds[0]))
+        wanted = torch.full_like(length[:, 0], fixed) if share is None else share * values
+        count = wanted.long().clamp(1, values)
         least = length.topk(int(count.max()), 1).values.gather(1, count[:, None] - 1)
         chosen = gradient.sign() * (length >= least).view(gradient.shape)
         return chosen / self.size(chosen).clamp_min(1.0).view(-1, *[1] * (gradient.dim() - 1))

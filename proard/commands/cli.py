@@ -262,12 +262,14 @@ def evaluate(
     corruptions: options.Corruptions = False,
     curve: options.CurveOption = False,
     config: options.ElsewhereConfig = None,
+    radii: options.Radii = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
     """Measure a student directory on the test split; without --attack, repeat the numbers of its card.
 
-    Several attacks are a cascade: each one sees only what is still classified correctly.
+    Several attacks are a cascade: each one sees only what is still classified correctly. --attack union is AutoAttack
+    in linf, l2 and l1, each on all images, and the accuracy under all three.
     """
     from proard.commands.evaluate import evaluate
     from proard.commands.printing import after_evaluation, print_evaluations
@@ -288,6 +290,7 @@ def evaluate(
             curve=curve,
             teacher=teacher,
             config=config,
+            radii=radii,
             quiet=quiet,
         )
         if rank() > 0:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from proard.attacks import Attack
-from proard.attacks.presets import attack_as_dict, named_attack
+from proard.attacks.presets import RADII, UNION, attack_as_dict, named_attack, union_attacks
 from proard.commands.results import MeasuredStudent, Results
 from proard.commands.subjects import Subject, Subjects, student_directories, teacher_config
 from proard.common.device import resolve_device
@@ -23,6 +23,7 @@ from proard.common.paths import path_of
 from proard.common.progress import Progress
 from proard.common.version import __version__
 from proard.config import DEVICE_NAMES, DataConfig, TeacherConfig
+from proard.config.values import parse_number
 from proard.data import TestSplit
 from proard.evaluation.accuracy import Accuracy, Measurement, counted, measure, work
 from proard.evaluation.corrupted import PASSES as CORRUPTED_PASSES
@@ -86,7 +87,9 @@ class Evaluation(MeasuredStudent):
         subset = {"split": self.split, "seed": self.seed, "limit": self.limit}
         plain: dict[str, Any] = {"path": str(self.path), "clean": {**self.measurement.clean.as_dict(), **subset}}
         for name, accuracy in self.measurement.robust.items():
-            plain[name] = {**accuracy.as_dict(), **subset, "attack": attack_as_dict(self.attacks[name])}
+            every = {"name": name, "attacks": list(self.attacks)}  # of the union
+            attack = attack_as_dict(self.attacks[name]) if name in self.attacks else every
+            plain[name] = {**accuracy.as_dict(), **subset, "attack": attack}
         if self.findings is not None:
             plain["findings"] = [{**asdict(finding), "explained": finding.pointer} for finding in self.findings]
         return {**plain, **self.further()}
@@ -123,6 +126,7 @@ def evaluate(
     curve: bool = False,
     teacher: str | None = None,
     config: str | None = None,
+    radii: str | Mapping[str, float] | None = None,
     quiet: bool = True,
 ) -> list[Evaluation]:
     """Measure students on the test split of the data they were made for; under torchrun each process takes its share.
@@ -131,7 +135,8 @@ def evaluate(
         path: a student directory, ``zoo:SET/STUDENT``, ``hub:OWNER/NAME``, or a run directory for all its students;
             with ``config`` a network from elsewhere, as ``teacher`` takes them.
         attacks: such as ``pgd20``, as a cascade: each sees what the ones before it left; default those in the
-            student's card, with which it repeats the card's numbers.
+            student's card, with which it repeats the card's numbers. ``union`` alone is AutoAttack in linf, l2 and
+            l1, each on all images, and the accuracy under all three.
         limit: use a stratified subset of this many test images; default as in the card.
         data_root: where the images are on this machine; default where they were, and for the zoo the few images that
             come with it.
@@ -148,6 +153,8 @@ def evaluate(
         teacher: to diagnose transfer from; a source, or a section ``teacher:`` of a configuration in braces.
         config: a file, or a packaged configuration, whose data, threat model, evaluation and seed a network from
             elsewhere is measured with.
+        radii: eps by norm for ``union``, or such as ``linf=8/255,l2=0.5``; default that of the threat model, and
+            of other norms `proard.attacks.presets.RADII`.
         quiet: no progress bars.
 
     Raises:
@@ -158,13 +165,17 @@ def evaluate(
         raise UserError(f"--limit {limit}: must be at least 1")
     if teacher is not None and not diagnose:
         raise UserError(f"--teacher {teacher}: only --diagnose compares with a teacher; add it")
+    if UNION in attacks and len(attacks) > 1:
+        raise UserError("--attack union: measures AutoAttack in every norm by itself; name no other attack beside it")
+    if radii is not None and UNION not in attacks:
+        raise UserError(f"--radii {radii}: only of --attack union; an attack alone has the eps of the threat model")
     if not re.fullmatch(DEVICE_NAMES, device):
         raise UserError(f"--device {device}: unknown; valid: auto, cpu, cuda, cuda:1 ...")
     folders = student_directories(path_of(path)) if config is None else []
     where = resolve_device(device)
     meter = _meter(path_of(path)) if config is None else None
     compared = None if teacher is None else teacher_config(teacher)
-    evaluator = _Evaluator(attacks, limit, where, check, diagnose, corruptions, curve, compared, quiet)
+    evaluator = _Evaluator(attacks, _radii(radii), limit, where, check, diagnose, corruptions, curve, compared, quiet)
     subjects = Subjects(data_root, data, where)
     with meter or nullcontext():
         if config is not None:
@@ -181,6 +192,7 @@ class _Evaluator:
     """
 
     attacks: Sequence[str]
+    radii: Mapping[str, float]
     limit: int | None
     device: torch.device
     check: bool
@@ -195,7 +207,12 @@ class _Evaluator:
         """All that was asked for about a network."""
         folder, network, data, seed = subject.path, subject.network, subject.data, subject.seed
         threat = subject.attacks[0].threat
-        chosen = [named_attack(name, threat) for name in self.attacks] or subject.attacks
+        union = UNION in self.attacks
+        if union:
+            by_name = union_attacks(threat, self.radii)
+        else:
+            chosen = [named_attack(name, threat) for name in self.attacks] or subject.attacks
+            by_name = {attack.name: attack for attack in chosen}
         if self.teacher is not None and subject.settings not in self.teachers:
             self.teachers[subject.settings] = load_teacher(
                 self.teacher,
@@ -207,11 +224,10 @@ class _Evaluator:
             )
         size = subject.limit if self.limit is None else self.limit
         few = min(size or FEW_IMAGES, FEW_IMAGES) if self.limit is None else self.limit
-        by_name = {attack.name: attack for attack in chosen}
         images, batches = self._images(data, size, seed)
         shared: dict[str, Any] = {"seed": seed, "spread": True}  # each process takes its share
         with self._progress("evaluating", folder, work(images, by_name.values()) / world_size()) as progress:
-            result = measure(network, batches, by_name, **shared, progress=progress.advance)
+            result = measure(network, batches, by_name, **shared, union=union, progress=progress.advance)
         evaluation = Evaluation(folder, subject.card, result, by_name, seed, size)
         if self.check:
             images, batches = self._images(data, min(size or CHECKED_IMAGES, CHECKED_IMAGES), seed)
@@ -252,6 +268,17 @@ class _Evaluator:
 
     def _progress(self, what: str, folder: Path, total: float) -> Progress:
         return Progress(f"{what} {folder.name}", total, quiet=self.quiet, shown=rank() == 0)
+
+
+def _radii(given: str | Mapping[str, float] | None) -> dict[str, float]:
+    """Eps by norm, also of texts such as ``linf=8/255,l2=0.5``."""
+    if not isinstance(given, Mapping):
+        pairs = [part.partition("=") for part in given.split(",")] if given is not None else []
+        given = {norm.strip(): parse_number(eps) for norm, _, eps in pairs}
+    for norm, eps in given.items():
+        if norm not in RADII or not isinstance(eps, int | float) or not 0 < eps < float("inf"):
+            raise UserError(f"--radii {norm}={eps}: write them as linf=8/255,l2=0.5,l1=12, or some of these")
+    return dict(given)
 
 
 def _meter(path: Path) -> EnergyMeter | None:

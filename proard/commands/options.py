@@ -234,8 +234,14 @@ Evaluated = Annotated[
 AttackOption = Annotated[
     list[str],
     typer.Option(
-        metavar="NAME", help="fgsm, pgd20, square1000, autoattack ...; repeatable.", autocompletion=among(ATTACKS)
+        metavar="NAME",
+        help="fgsm, pgd20, square1000, autoattack, union ...; repeatable.",
+        autocompletion=among((*ATTACKS, "union")),
     ),
+]
+Radii = Annotated[
+    str | None,
+    typer.Option(metavar="NORM=EPS,...", help="With --attack union: eps by norm, such as linf=8/255,l2=0.5,l1=12."),
 ]
 TestLimit = Annotated[int | None, typer.Option(metavar="N", help="Use this many test images.")]
 DataRoot = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the images are on this machine.")]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from proard.attacks.presets import UNION
 from proard.common.terminal import print_table, say, table
 from proard.common.units import short, short_time
 from proard.runs.run import Run, read_metrics
@@ -17,6 +18,7 @@ from proard.search.predictor import comparison_rows, verified_in_words
 from proard.search.searcher import SearchResult
 
 if TYPE_CHECKING:
+    from proard.attacks import Attack
     from proard.commands.baseline import Baseline
     from proard.commands.evaluate import Evaluation
     from proard.commands.profile import Profile
@@ -52,7 +54,8 @@ def print_evaluations(results: Sequence[Evaluation]) -> None:
     """Accuracies of students; what each attack of a cascade broke; findings and diagnostics, if they were asked for."""
     _print_students([result.row() for result in results])
     if any(len(result.measurement.robust) > 1 for result in results):
-        print("\nwhat each attack broke of what the ones before it left")
+        union = any(UNION in result.measurement.robust for result in results)
+        print(f"\nwhat each attack broke of {'all images' if union else 'what the ones before it left'}")
         print_table([row for result in results for row in _cascade(result)])
     for result in results:
         for finding in result.findings or ():
@@ -166,12 +169,20 @@ def _latency(card: dict[str, Any]) -> str:
     return f"{times} (p95 {short_time(measured['p95'])}){where}"
 
 
+def _threat(attack: Attack | None) -> dict[str, str]:
+    """Norm and radius of an attack, as two cells."""
+    if attack is None:  # of the union
+        return {"norm": "all", "eps": ""}
+    return {"norm": attack.threat.norm, "eps": f"{attack.threat.eps:.4g}"}
+
+
 def _cascade(result: Evaluation) -> list[dict[str, str]]:
     """A row for every attack: how many images it saw, and how many it broke."""
     return [
         {
             "student": result.path.name,
             "attack": name,
+            **_threat(result.attacks.get(name)),
             "attacked": str(accuracy.attacked),
             "broken": str(accuracy.broken),
             "left": str(accuracy.correct),

@@ -94,7 +94,9 @@ class SupernetConfig(OpenSection):
 class ThreatConfig(Section):
     """What the adversary may do: move a pixel value in [0, 1] by up to ``eps`` in the given norm."""
 
-    norm: Literal["linf", "l2", "l1"] = Field("linf", description="How a perturbation is measured.")
+    norm: Literal["linf", "l2", "l1"] = Field(
+        "linf", description="How a perturbation is measured: its largest change, its length, or the sum of all changes."
+    )
     eps: Positive = Field(description="The radius, for pixel values in [0, 1]; at most 1 for linf.")
 
     @model_validator(mode="after")

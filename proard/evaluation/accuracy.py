@@ -13,6 +13,7 @@ from torch import nn
 
 from proard.attacks import Attack, check_result
 from proard.attacks.given import check_logits, given_to_model, usable_images, usable_labels
+from proard.attacks.presets import UNION
 from proard.common.distributed import gathered, rank, share
 from proard.common.errors import UserError
 from proard.evaluation.fast_copy import fast_copy
@@ -105,6 +106,7 @@ def measure(
     seed: int = 0,
     spread: bool = False,
     own: bool = True,
+    union: bool = False,
     progress: Callable[[float], Any] = lambda _: None,
 ) -> Measurement:
     """Evaluate a calibrated network in float32 and evaluation mode, through a `fast_copy`; its modes are put back.
@@ -119,6 +121,8 @@ def measure(
         seed: of the attacks' random draws.
         spread: every process of a job measures its share of each batch, and all get the result for all images.
         own: whether it is a student of ours, whose batch norm must be calibrated.
+        union: no cascade: each attack sees all images that are classified correctly, and ``union`` is the accuracy
+            under all of them.
         progress: called with amounts that add up to `work` for the images that this process measures.
 
     Raises:
@@ -130,7 +134,8 @@ def measure(
         require_calibrated(network)
     total, clean = 0, 0
     rank_seed = 1_000_003 * rank() if spread else 0
-    attacked, correct = dict.fromkeys(attacks, 0), dict.fromkeys(attacks, 0)
+    names = [*attacks, *([UNION] if union else [])]
+    attacked, correct = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     generators: dict[str, torch.Generator] = {}
     fast: nn.Module | None = None
     with evaluation_mode(network):
@@ -151,6 +156,7 @@ def measure(
             images, labels = _correct(fast, images, images, labels)
             clean += len(labels)
             progress(count)
+            withstood = torch.ones_like(labels, dtype=torch.bool)
             for name, attack in attacks.items():
                 with counted(fast, count * attack.passes, progress):
                     if len(labels) == 0:
@@ -161,14 +167,21 @@ def measure(
                     )
                     adversarial = attack.until_fooled(fast, images, labels, generator)
                     check_result(attack, adversarial, images)
-                    images, labels = _correct(fast, adversarial, images, labels)
-                    correct[name] += len(labels)
+                    right = is_right(fast, adversarial, labels)
+                    correct[name] += int(right.sum())
+                    if union:
+                        withstood &= right
+                    else:
+                        images, labels = images[right], labels[right]
+            if union:
+                attacked[UNION] += len(labels)
+                correct[UNION] += int(withstood.sum())
     if spread:
         counts = [total, clean, *attacked.values(), *correct.values()]
         total, clean, *counts = [sum(column) for column in zip(*gathered(counts), strict=True)]
-        attacked = dict(zip(attacks, counts[: len(attacks)], strict=True))
-        correct = dict(zip(attacks, counts[len(attacks) :], strict=True))
-    robust = {name: RobustAccuracy(correct[name], total, attacked[name]) for name in attacks}
+        attacked = dict(zip(names, counts[: len(names)], strict=True))
+        correct = dict(zip(names, counts[len(names) :], strict=True))
+    robust = {name: RobustAccuracy(correct[name], total, attacked[name]) for name in names}
     return Measurement(Accuracy(clean, total), robust)
 
 
