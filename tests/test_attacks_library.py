@@ -738,7 +738,7 @@ def test_apgd_breaks_as_many_images_as_the_reference(
     from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 
     network, threat, x, y = trained
-    options = {**theirs(threat), "logger": logging.getLogger("quiet")}
+    options = {**theirs(threat), "logger": logging.getLogger("quiet"), "use_largereps": threat.norm == "l1"}
     clean = left(network, x, y)
     for ours, reference in (
         (APGDCE(threat), APGDAttack(network, n_iter=100, loss="ce", **options)),
@@ -749,7 +749,7 @@ def test_apgd_breaks_as_many_images_as_the_reference(
             expected = left(network, reference.perturb(x, y), y)
         found = left(network, ours(network, x, y), y)
         assert found <= expected + 1.0, ours.name
-        assert found >= expected - (1.0 if threat.norm != "l1" else 3.0), ours.name  # which begins in wider balls
+        assert found >= expected - (1.0 if threat.norm != "l1" else 3.0), ours.name
         assert expected < clean - 15
 
 
@@ -772,13 +772,15 @@ def test_square_breaks_as_many_images_as_the_reference(
     from pyautoattack.square import SquareAttack
 
     network, threat, x, y = trained
+    if threat.norm == "l1":  # where the reference takes long
+        x, y = x[:100], y[:100]
     cropped, padded = Cropped(network).eval(), functional.pad(x, (0, 1, 0, 1))
     with torch.random.fork_rng([]):
         reference = SquareAttack(cropped, n_queries=2000, **theirs(threat)).perturb(padded, y)
     expected = left(cropped, reference, y)
     ours = left(cropped, Square(threat, queries=2000)(cropped, padded, y), y)
     assert ours <= expected + 1.0
-    assert ours >= expected - (1.0 if threat.norm == "linf" else 5.0)
+    assert ours >= expected - {"linf": 1.0, "l2": 5.0, "l1": 8.0}[threat.norm]
     assert expected < left(cropped, padded, y) - 15
 
 

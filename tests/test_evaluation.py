@@ -537,3 +537,47 @@ def test_nfgsm_is_measured_within_eps() -> None:
     network, x, y = trained(LINF)
     result = measure(network, [(x, y)], {"nfgsm": NFGSM(LINF)})
     assert result.robust["nfgsm"].broken > 0
+
+
+def test_the_union_of_norms(student: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each norm attacks every image; ``union`` is what withstands all; each alone is what `autoattack` gives."""
+    monkeypatch.setattr("proard.attacks.autoattack.VERSIONS", {"standard": {"apgd-ce": {"steps": 5}}})
+    monkeypatch.setattr("proard.attacks.autoattack.STANDARD_L1", {"apgd-ce": {"steps": 5}})
+    radii = {"linf": LINF.eps, "l2": 0.5, "l1": 4.0}
+    options = ("--attack", "union", "--limit", "40", "--radii", "l1=8/2")
+    code, text, errors = output(capsys, "evaluate", str(student), *options, "--json")
+    assert (code, errors) == (0, "")
+    (found,) = json.loads(text)
+    names = [f"autoattack-{norm}" for norm in radii]
+    assert list(found) == ["path", "clean", *names, "union"]
+    assert [found[name]["attack"]["threat"]["eps"] for name in names] == pytest.approx(list(radii.values()))
+    assert {found[name]["attacked"] for name in [*names, "union"]} == {found["clean"]["correct"]}
+    least = min(found[name]["correct"] for name in names)
+    assert found["union"]["correct"] <= least < found["clean"]["correct"]
+    assert found["union"]["attack"] == {"name": "union", "attacks": names}
+    (alone,) = evaluate(student, ["autoattack"], limit=40)
+    assert alone.measurement.robust["autoattack"].correct == found["autoattack-linf"]["correct"]
+    code, text, _ = output(capsys, "evaluate", str(student), *options)
+    rows = [line.split() for line in text.splitlines() if "autoattack-l1" in line or " union " in line]
+    assert [row[2:4] for row in rows if len(row) > 5][-2:-1] == [["l1", "4"]]
+    assert "what each attack broke of all images" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--attack", "union", "--attack", "pgd20"], "--attack union: "),
+        (["--attack", "pgd20", "--radii", "l1=12"], "--radii l1=12: only of --attack union"),
+        (["--attack", "union", "--radii", "l3=12"], "--radii l3=12"),
+        (["--attack", "union", "--radii", "l1=wide"], "--radii l1=wide: write them as"),
+        (["--attack", "union", "--radii", "l1=-1"], "--radii l1=-1"),
+        (["--attack", "union", "--radii", "linf=8"], "write them as linf=8/255"),
+        (["--attack", "unoin"], "did you mean 'union'"),
+    ],
+)
+def test_wrong_use_of_the_union(
+    student: Path, options: list[str], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text, errors = output(capsys, "evaluate", str(student), *options)
+    assert (code, text, errors.count("\n")) == (2, "", 1)
+    assert part in errors

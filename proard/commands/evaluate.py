@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -276,7 +277,8 @@ def _radii(given: str | Mapping[str, float] | None) -> dict[str, float]:
         pairs = [part.partition("=") for part in given.split(",")] if given is not None else []
         given = {norm.strip(): parse_number(eps) for norm, _, eps in pairs}
     for norm, eps in given.items():
-        if norm not in RADII or not isinstance(eps, int | float) or not 0 < eps < float("inf"):
+        most = 1 if norm == "linf" else sys.float_info.max
+        if norm not in RADII or not isinstance(eps, int | float) or not 0 < eps <= most:
             raise UserError(f"--radii {norm}={eps}: write them as linf=8/255,l2=0.5,l1=12, or some of these")
     return dict(given)
 
