@@ -53,6 +53,14 @@ def tiny() -> dict[str, Any]:
     return copy.deepcopy(TINY)
 
 
+@pytest.fixture
+def quick_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`proard profile` times each block for an instant."""
+    from proard.commands.profile import profile
+
+    monkeypatch.setitem(profile.__kwdefaults__, "seconds", 0.002)
+
+
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the tiny configuration; not to be changed."""

@@ -60,7 +60,7 @@ def test_every_command_finds_images_that_have_moved(moved: Path, capsys: Capture
         assert yaml.safe_load(config.read_text())["data"]["root"] == str(moved / "images")
 
 
-def test_a_run_says_nothing_of_where_its_images_were_for_once(moved: Path) -> None:
+def test_a_run_says_nothing_of_where_its_images_were_for_once(moved: Path, quick_profile: None) -> None:
     options = ("--run", "new", "--scale-epochs", "0.1", "--quiet")
     assert command("train", "--config", "tiny.yaml", *options) == 2
     assert not Path("new").exists()

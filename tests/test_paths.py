@@ -42,7 +42,7 @@ def homeless(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pwd.getpwuid", nobody)
 
 
-def test_every_path_of_the_command_line(home: Path, tiny: dict[str, Any]) -> None:
+def test_every_path_of_the_command_line(home: Path, tiny: dict[str, Any], quick_profile: None) -> None:
     tiny["phases"] = tiny["phases"][:1]
     (home / "mine.yaml").write_text(yaml.safe_dump(tiny))
     assert command("train", "--config", "~/mine.yaml", "--run=~/run", "--quiet") == 0

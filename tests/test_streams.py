@@ -42,6 +42,7 @@ def shell(line: str, **environment: str) -> tuple[int, str, str]:
     ],
 )
 def test_a_training_goes_on(streams: str, code: int, tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["phases"] = tiny["phases"][:1]
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
     run = tmp_path / "run"
     found, _, errors = shell(f"{PROARD} train --config {tmp_path / 'tiny.yaml'} --run {run} {streams}")

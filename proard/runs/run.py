@@ -51,9 +51,11 @@ class Run:
         Raises:
             UserError: there is none, or ``data`` are not the arrays that `proard.data.given_arrays` describes.
         """
-        from proard.data import given_arrays  # needs torch, which not all that looks for a run does
+        given = None
+        if data is not None:
+            from proard.data import given_arrays  # needs torch, which not all that looks for a run does
 
-        given = None if data is None else given_arrays(data)
+            given = given_arrays(data)
         if path is not None:
             run = cls(run_folder(path, RUNS), data_root, given)
             if not run.config_file.is_file():
