@@ -304,7 +304,7 @@ def test_no_images() -> None:
 def test_wrong_input_is_refused() -> None:
     model = Everything().eval()
     for make, message in (
-        (lambda: ThreatModel("l1", 0.1), "linf or l2"),  # type: ignore[arg-type]
+        (lambda: ThreatModel("l3", 0.1), "linf, l2 or l1"),  # type: ignore[arg-type]
         (lambda: ThreatModel("linf", 0.0), "positive"),
         (lambda: ThreatModel("linf", math.nan), "positive"),
         (lambda: ThreatModel("linf", 0.1, (1.0, 0.0)), "bounds"),

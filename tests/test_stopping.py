@@ -130,6 +130,19 @@ def test_those_that_decode_leave_signals_to_the_training(
     assert labels.tolist() == [0, 1]
 
 
+def test_a_process_that_dies_at_once_is_noticed_when_all_have_started() -> None:
+    noticed: list[int] = []
+    before = signal.signal(signal.SIGCHLD, lambda number, _: noticed.append(number))
+    try:
+        with image_module._signals_held():
+            os.kill(os.getpid(), signal.SIGCHLD)
+            time.sleep(0.01)
+            assert not noticed
+        assert noticed == [signal.SIGCHLD]
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_a_process_that_dies(job: subprocess.Popen[str], tmp_path: Path) -> None:
     deadline = time.monotonic() + 60
     while not (workers := children(job.pid)):

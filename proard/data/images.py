@@ -180,7 +180,8 @@ def _signals_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows, which has no groups of processes either
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    # One of the processes may die at once: what PyTorch raises then must not come between the start of its threads.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [*_SIGNALS, signal.SIGCHLD])
     try:
         yield
     finally:
