@@ -134,7 +134,7 @@ def test_a_process_that_dies_at_once_is_noticed_when_all_have_started() -> None:
     noticed: list[int] = []
     before = signal.signal(signal.SIGCHLD, lambda number, _: noticed.append(number))
     try:
-        with image_module._signals_held():
+        with image_module._deaths_noticed_later():
             os.kill(os.getpid(), signal.SIGCHLD)
             time.sleep(0.01)
             assert not noticed

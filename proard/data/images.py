@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from proard.common.errors import Stopped, UserError, first_line
 from proard.data.decode import Bytes, decode_image
@@ -180,12 +182,28 @@ def _signals_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows, which has no groups of processes either
         yield
         return
-    # One of the processes may die at once: what PyTorch raises then must not come between the start of its threads.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [*_SIGNALS, signal.SIGCHLD])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _deaths_noticed_later() -> Iterator[None]:
+    """Where a process dies at once, what PyTorch raises must not come while its threads start, but after that."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal_handling._set_SIGCHLD_handler()  # PyTorch's own, which it would set meanwhile, once for all loaders
+    handler, died = signal.getsignal(signal.SIGCHLD), []
+    signal.signal(signal.SIGCHLD, lambda *arguments: died.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+    if died and callable(handler):
+        handler(*died[-1])
 
 
 def _leave_signals_to_the_parent(_: int) -> None:
@@ -195,7 +213,7 @@ def _leave_signals_to_the_parent(_: int) -> None:
 
 def _until_one_dies(loader: DataLoader[Bytes | str]) -> Iterator[Bytes | str]:
     try:
-        with _signals_held():
+        with _signals_held(), _deaths_noticed_later():
             batches = iter(loader)
         yield from batches
     except (RuntimeError, OSError) as error:  # the loader's words for it, and the system's where it has no process left
