@@ -22,7 +22,7 @@ import typer
 
 from documented.pages import ROOT, Fault
 from proard.attacks import ThreatModel
-from proard.attacks.presets import named_attack
+from proard.attacks.presets import UNION, named_attack
 from proard.commands.cli import app
 from proard.common.errors import UserError
 from proard.config import load_config, packaged_configs
@@ -198,7 +198,7 @@ def _check_values(values: dict[str, Any]) -> None:
     if known or (config and _is_packaged(config)):
         load_config(config if config and _is_packaged(config) else ANY_CONFIGURATION, known)
     for name in values.get("attack") or ():
-        if not PLACEHOLDER.fullmatch(name):
+        if not PLACEHOLDER.fullmatch(name) and name != UNION:
             named_attack(name, ThreatModel("l2" if name == "fgm" else "linf", 0.1))
     for kind in KINDS:
         given = values.get(kind.replace("-", "_")) or ()
