@@ -34,7 +34,7 @@ class TrainingImages:
         fingerprint: of the others.
     """
 
-    images: ImageSet
+    images: ImageSet | MixedImages
     own: int
     fraction: float = 0.0
     fingerprint: str | None = None
@@ -84,26 +84,24 @@ def training_images(data: DataSplits, extra: ExtraConfig | None, memory_limit: f
             raise UserError(f"its images are {shapes[0]}, and those of the set are {shapes[1]}; give some of that size")
     digest = hashlib.sha256()
     digest_images(digest, others)
-    mixed = MixedImageSet(data.train, others)
+    mixed = MixedImages(data.train, others)
     return TrainingImages(mixed, len(data.train), extra.fraction, digest.hexdigest())
 
 
-class MixedImageSet(ImageSet):
-    """Two sets as one: the images of the second are numbered on."""
+class MixedImages:
+    """Two sets, read as one: the images of the second are numbered on."""
 
     def __init__(self, first: ImageSet, second: ImageSet) -> None:
-        # The base class's constructor is for images in memory, which these need not be.
         self.labels = torch.cat([first.labels, second.labels])
         self._parts = first, second
 
-    def to(self, device: torch.device | str) -> ImageSet:
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> MixedImages:
         """The same with its parts on ``device``, where they fit."""
         first, second = (part.to(device) for part in self._parts)
-        return MixedImageSet(first, second)
-
-    def select(self, indices: Tensor) -> ImageSet:
-        """Not needed: what trains is chosen before it is mixed."""
-        raise NotImplementedError
+        return MixedImages(first, second)
 
     def batches(
         self, batches_of_indices: Iterable[Tensor], device: torch.device | str
