@@ -581,3 +581,24 @@ def test_wrong_use_of_the_union(
     code, text, errors = output(capsys, "evaluate", str(student), *options)
     assert (code, text, errors.count("\n")) == (2, "", 1)
     assert part in errors
+
+
+def test_the_union_is_what_withstands_every_attack() -> None:
+    """Whichever comes last: one attack breaks the dark image alone, the other the light one alone."""
+
+    def moving(limit: float, above: bool) -> Attack:
+        class Moving(FGSM):
+            def perturb(self, model: Any, images: Any, labels: Any, **_: Any) -> Any:
+                chosen = (images.flatten(1).mean(1) > limit) == above
+                return torch.where(chosen.view(-1, 1, 1, 1), 1 - images, images)
+
+        return Moving(ThreatModel("linf", 1.0))
+
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False)).eval()
+    with torch.no_grad():  # whether the left half is lighter than the right one
+        network[1].weight.copy_(torch.tensor([[1.0, -1.0, 1.0, -1.0], [-1.0, 1.0, -1.0, 1.0]]))
+    images = torch.tensor([[0.2, 0.0], [0.6, 0.4], [1.0, 0.8]])[:, None, None].expand(3, 1, 2, 2).contiguous()
+    attacks = {"light": moving(0.7, True), "dark": moving(0.3, False)}
+    for order in (attacks, dict(reversed(attacks.items()))):
+        robust = measure(network, [(images, torch.zeros(3, dtype=torch.int64))], order, union=True).robust
+        assert {name: accuracy.correct for name, accuracy in robust.items()} == {"light": 2, "dark": 2, "union": 1}
