@@ -99,6 +99,12 @@ MORE: dict[str, dict[str, Any]] = {
         "objective": LABELS_ALONE,
         "fresh": True,
     },
+    "default, labels alone, random weights, adr": {
+        "sampler": {"name": "robustness"},
+        "objective": {**LABELS_ALONE, "averaged_weight": [0.7, 0.95]},
+        "fresh": True,
+        "ema_decay": 0.995,
+    },
     "uniform-1, with labels": {**ARMS["uniform-1"], **WITH_LABELS},
     "robustness-1, labels alone": {"objective": LABELS_ALONE},
     "robustness-1, two steps": TWO_STEPS,
@@ -333,7 +339,8 @@ def work(config: dict[str, Any], students: list[int] | None = None, steps: int =
     taught = phase.objective.needs_teacher
     losses = 1 if not taught or phase.settings.objective.options.get("adversarial_weight") == 1 else 2
     teacher = space.cost(space.largest()).multiply_adds if taught else 0
-    return drawn * (2 * (phase.attack.passes - 1) + losses * 3) + teacher
+    averaged = 1 if phase.objective.needs_average else 0
+    return drawn * (2 * (phase.attack.passes - 1) + losses * 3 + averaged) + teacher
 
 
 def places(space: SearchSpace, seed: int) -> dict[str, Architecture]:

@@ -115,7 +115,7 @@ class Estimate:
             spent = self._step([smallest, smallest] if crafted else [smallest])
             seconds = time.perf_counter() - started
             work = FEW_IMAGES * self.space.cost(smallest).multiply_adds
-            passes = (spent["attack"] + spent["update"]) / work
+            passes = (spent["attack"] + spent["update"] + spent["teacher"]) / work
             if crafted:
                 first, before = self._passes(phase, False)
                 passes, seconds = passes - first, seconds - before

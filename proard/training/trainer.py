@@ -237,8 +237,10 @@ class Trainer:
         student = self._cut(architecture)
         objective = self.joint if self.joint is not None and self._is_joint(architecture) else self.objective
         batch = Batch(images, labels, self.generator, cast(float, progress), self.crafting, crafted)
+        averaged = self.averaged is not None and objective.needs_average
+        asked = self._averaged_teacher(architecture, images) if averaged else teacher
         with autocast(self.device, self.precision):
-            outcome = objective.outcome(student, teacher, batch)
+            outcome = objective.outcome(student, asked, batch)
         # Gradients back
         outcome.loss.backward()
         self.supernet.accumulate(student)
@@ -254,6 +256,13 @@ class Trainer:
 
     def _batch_teacher(self, images: torch.Tensor) -> BatchTeacher | None:
         return None if self.answering is None else BatchTeacher(self.answering, images)
+
+    def _averaged_teacher(self, architecture: Architecture, images: torch.Tensor) -> BatchTeacher:
+        """The moving average at a student's architecture; without dropout, it normalises by the batch."""
+        assert self.averaged is not None
+        network = self.averaged.student(architecture).eval().requires_grad_(False)
+        cost = self.supernet.space.cost(architecture).multiply_adds
+        return BatchTeacher(self.compute.watch(network, cost, "teacher"), images)
 
     def _is_joint(self, architecture: Architecture) -> bool:
         """Whether it trains as the others' teacher in the same step."""

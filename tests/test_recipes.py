@@ -1,0 +1,118 @@
+"""Recipes for small networks: what each switch does inside of a training, beside the formulas of the objectives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from proard import train
+from proard.common.errors import UserError
+from proard.config import parse_config
+from proard.data import load_data
+from proard.objectives import IGDM, SAT
+from proard.runs.checkpoint import load_checkpoint
+from proard.runs.run import Run
+from proard.training import Trainer
+from proard.training.interruption import Interrupted
+from proard.training.time_estimate import seconds_per_step
+
+
+@pytest.fixture
+def students(tiny: dict[str, Any]) -> dict[str, Any]:
+    """One phase of students, two in a step, without a teacher."""
+    phase = {"name": "students", "epochs": 1, "learning_rate": 0.1, "elastic": ["all"], "objective": {"name": "sat"}}
+    return {**tiny, "phases": [{**phase, "sampler": {"name": "uniform", "students": 2}}]}
+
+
+def trainer_of(values: dict[str, Any], folder: Path) -> Trainer:
+    config = parse_config(values)
+    return Trainer(config, load_data(config.data), Run(folder), quiet=True)
+
+
+def step(trainer: Trainer, progress: float = 0.5) -> None:
+    """One step of the trainer, on the first batch."""
+    images, labels = next(trainer.train_images.batches(trainer._batches()[:1], trainer.device))
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = 0.1
+    trainer._step(images, labels, progress)
+
+
+def check_that_it_resumes(values: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the middle of an epoch and continued, it ends bit for bit where it ends at one go."""
+    whole = train(values, run=folder / "whole", quiet=True)
+    original, stopped = Trainer._step, []
+
+    def interrupted(self: Trainer, *arguments: Any) -> None:
+        original(self, *arguments)
+        if self.position.step == 2 and not stopped:
+            stopped.append(True)
+            self.signals.received = 15
+
+    monkeypatch.setattr(Trainer, "_step", interrupted)
+    with pytest.raises(Interrupted):
+        train(values, run=folder / "parts", quiet=True)
+    train(run=folder / "parts", resume=True, quiet=True)
+    states = [load_checkpoint(run / "checkpoint.pt")["best"]["weights"] for run in (whole, folder / "parts")]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Self-distillation from the average
+
+AVERAGED: dict[str, Any] = {"name": "sat", "averaged_weight": [0.7, 0.95]}
+
+
+def test_a_student_learns_from_the_average_at_its_own_architecture(students: dict[str, Any], tmp_path: Path) -> None:
+    """What it is asked for is the answer of that network, which one forward pass of the same cost gives."""
+    students |= {"ema_decay": 0.9}
+    students["phases"][0]["objective"] = AVERAGED
+    trainer = trainer_of(students, tmp_path)
+    step(trainer)
+    assert trainer.averaged is not None
+    drawn, targets = [], []
+    cut, outcome = trainer._cut, SAT.outcome
+
+    def noted(self: SAT, student: Any, teacher: Any, batch: Any) -> Any:
+        targets.append(teacher(batch.images))
+        assert not targets[-1].requires_grad
+        return outcome(self, student, teacher, batch)
+
+    trainer._cut = lambda architecture: drawn.append(architecture) or cut(architecture)  # type: ignore
+    before = dict(trainer.compute.spent)
+    expected = trainer.averaged.state_dict()
+    expected = {name: tensor.clone() for name, tensor in expected.items()}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(SAT, "outcome", noted)
+        step(trainer)
+    costs = [trainer.supernet.space.cost(architecture).multiply_adds for architecture in drawn]
+    assert len(drawn) == 2
+    assert trainer.compute.spent["teacher"] - before["teacher"] == trainer.batch_size * sum(costs)
+    trainer.averaged.load_state_dict(expected)
+    images, _ = next(trainer.train_images.batches(trainer._batches()[:1], trainer.device))
+    images = images.contiguous(memory_format=torch.channels_last)
+    for architecture, target in zip(drawn, targets, strict=True):
+        network = trainer.averaged.student(architecture).eval()
+        with torch.no_grad(), torch.autocast("cpu", trainer.precision, enabled=trainer.precision != torch.float32):
+            torch.testing.assert_close(network(images), target)
+    assert all(seconds > 0 for seconds in seconds_per_step(trainer))
+
+
+def test_self_distillation_needs_an_average(students: dict[str, Any], tmp_path: Path) -> None:
+    students["phases"][0]["objective"] = AVERAGED
+    with pytest.raises(UserError, match=r"phases.0: .*averaged weights; set ema_decay"):
+        trainer_of(students, tmp_path)
+    students["phases"][0]["objective"] = {**AVERAGED, "averaged_weight": 0.7}
+    with pytest.raises(UserError, match="averaged_weight"):
+        trainer_of({**students, "ema_decay": 0.9}, tmp_path)
+    with pytest.raises(ValueError, match="averaged_weight must be in"):
+        SAT(averaged_weight=(0.5, 2.0))
+    with pytest.raises(ValueError, match="averaged"):
+        IGDM(base=SAT(averaged_weight=(0.5, 0.9)))
+
+
+def test_self_distillation_resumes(students: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    students["phases"][0]["objective"] = AVERAGED
+    check_that_it_resumes({**students, "ema_decay": 0.9}, tmp_path, monkeypatch)
