@@ -105,6 +105,12 @@ MORE: dict[str, dict[str, Any]] = {
         "fresh": True,
         "ema_decay": 0.995,
     },
+    "default, labels alone, random weights, awp": {
+        "sampler": {"name": "robustness"},
+        "objective": LABELS_ALONE,
+        "fresh": True,
+        "weight_perturbation": 0.005,
+    },
     "uniform-1, with labels": {**ARMS["uniform-1"], **WITH_LABELS},
     "robustness-1, labels alone": {"objective": LABELS_ALONE},
     "robustness-1, two steps": TWO_STEPS,
@@ -236,7 +242,7 @@ class Study:
         if not settings.get("fresh"):
             config["supernet"] |= {"weights": str(teacher)}
         config |= {key: settings[key] for key in ("attack", "ema_decay") if key in settings}
-        phase |= {key: settings[key] for key in ("objective", "sampler") if key in settings}
+        phase |= {key: settings[key] for key in ("objective", "sampler", "weight_perturbation") if key in settings}
         return {**config, "phases": [phase]}
 
     def students_alone(self, arm: str, seed: int, teacher: Path) -> None:
@@ -338,6 +344,7 @@ def work(config: dict[str, Any], students: list[int] | None = None, steps: int =
         drawn = sum(students)
     taught = phase.objective.needs_teacher
     losses = 1 if not taught or phase.settings.objective.options.get("adversarial_weight") == 1 else 2
+    losses *= 2 if phase.settings.weight_perturbation else 1
     teacher = space.cost(space.largest()).multiply_adds if taught else 0
     averaged = 1 if phase.objective.needs_average else 0
     return drawn * (2 * (phase.attack.passes - 1) + losses * 3 + averaged) + teacher

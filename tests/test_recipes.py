@@ -116,3 +116,63 @@ def test_self_distillation_needs_an_average(students: dict[str, Any], tmp_path: 
 def test_self_distillation_resumes(students: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     students["phases"][0]["objective"] = AVERAGED
     check_that_it_resumes({**students, "ema_decay": 0.9}, tmp_path, monkeypatch)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Perturbed weights
+
+
+@pytest.mark.parametrize(
+    "objective", [{"name": "sat"}, {"name": "trades", "beta": 3.0}], ids=lambda given: given["name"]
+)
+def test_gradients_are_those_at_weights_that_are_worse_by_layer(
+    objective: dict[str, Any], students: dict[str, Any], tmp_path: Path
+) -> None:
+    """By hand, in float64, on the images that the attack found; the student is left with the weights it had."""
+    gamma = 0.05
+    students["phases"][0] |= {"objective": objective, "weight_perturbation": gamma}
+    students["supernet"]["dropout"] = 0.0
+    trainer = trainer_of({**students, "precision": "float32"}, tmp_path)
+    images, labels = next(trainer.train_images.batches(trainer._batches()[:1], trainer.device))
+    architecture = trainer.supernet.space.smallest()
+    student, outcome, numbers = trainer._train(architecture, images, labels, 0.5, None, None)
+
+    def loss() -> torch.Tensor:
+        assert outcome.adversarial_images is not None
+        adversarial = reference(outcome.adversarial_images.double()).log_softmax(1)
+        if objective["name"] == "sat":
+            return -adversarial[torch.arange(len(labels)), labels].mean()
+        clean = reference(images.double()).log_softmax(1)
+        apart = (clean.exp() * (clean - adversarial)).sum(1)
+        return (3 * apart - clean[torch.arange(len(labels)), labels]).mean()
+
+    reference = trainer.supernet.student(architecture).double()
+    parameters = dict(reference.named_parameters())
+    gradients = torch.autograd.grad(loss(), list(parameters.values()))
+    assert numbers[0].item() == pytest.approx(loss().item(), rel=1e-4)  # reported is the loss of the weights themselves
+    with torch.no_grad():
+        for (name, weight), gradient in zip(parameters.items(), gradients, strict=True):
+            if weight.dim() > 1:
+                moved = gamma * (weight**2).sum().sqrt() / (gradient**2).sum().sqrt() * gradient
+                assert (moved**2).sum().sqrt() == pytest.approx(gamma * (weight**2).sum().sqrt()), name
+                weight.copy_(weight + moved)
+    expected = torch.autograd.grad(loss(), list(parameters.values()))
+    for (name, weight), gradient, plain in zip(student.named_parameters(), expected, gradients, strict=True):
+        assert weight.grad is not None
+        distance = (weight.grad - gradient).norm() / gradient.norm()
+        assert distance < 1e-3, name
+        assert distance < (plain - gradient).norm() / gradient.norm() / 10, (
+            name
+        )  # and not those at the weights themselves
+    untouched = trainer.supernet.student(architecture).state_dict()
+    assert all(torch.equal(tensor, untouched[name]) for name, tensor in student.state_dict().items())
+    passes = len(labels) * trainer.supernet.space.cost(architecture).multiply_adds
+    of_the_loss = 3 if objective["name"] == "sat" else 6
+    assert trainer.compute.spent["update"] == 2 * of_the_loss * passes
+    assert trainer.compute.spent["attack"] == 2 * 2 * passes  # there is no second attack
+
+
+def test_a_perturbation_is_no_negative_number(students: dict[str, Any]) -> None:
+    students["phases"][0]["weight_perturbation"] = -0.1
+    with pytest.raises(UserError, match=r"phases.0.weight_perturbation: .*greater than or equal to 0"):
+        parse_config(students)

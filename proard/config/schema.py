@@ -166,6 +166,11 @@ class PhaseConfig(Section):
     attack: TenSteps | None = Field(
         None, description="Of this phase: cheaper in an early one, say. Default: the run's."
     )
+    weight_perturbation: NonNegative = Field(
+        0.0,
+        description="Take gradients at weights that are moved to raise the loss, each layer by this part of its length "
+        "(AWP, arXiv 2004.05884, where it is 0.005 to 0.01); a pass of the loss more. 0 is off.",
+    )
     warmup_epochs: NonNegative = Field(0.0, description="Of rising learning rate; less than epochs.")
     refresh_teacher: bool = Field(
         False, description="Freeze the largest student anew, as it is when this phase begins, as the teacher."

@@ -107,7 +107,10 @@ class Estimate:
     def _passes(self, phase: Phase, crafted: bool) -> tuple[float, float]:
         """Forward passes that a student's step is worth, and its seconds beside them; by steps of the smallest."""
         crafted = crafted and phase.crafting != Own(source=phase.crafting.source)
-        key = repr((phase.settings.objective, phase.attack, phase.crafting if crafted else None))
+        settings = phase.settings
+        key = repr(
+            (settings.objective, settings.weight_perturbation, phase.attack, phase.crafting if crafted else None)
+        )
         if key not in self._parts:
             smallest = self.space.smallest()
             self._step([smallest])

@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -26,6 +27,7 @@ from proard.data import DataSplits, WorkerDied, augment, training_images
 from proard.evaluation.accuracy import Measurement
 from proard.evaluation.fast_copy import fast_copy
 from proard.objectives import Batch, Objective, Outcome
+from proard.objectives.crafting import Shared
 from proard.runs import components
 from proard.runs.checkpoint import check_same_data, check_same_teacher, save_checkpoint
 from proard.runs.resolve import resolve
@@ -51,6 +53,7 @@ from proard.training.teachers import (
     restore_largest,
 )
 from proard.training.validation import Validator
+from proard.training.weight_perturbation import perturbed
 
 LOOK_EVERY = 20  # steps between two looks at the numbers, each of which waits for the device
 SPIKE = 10.0  # a window's mean loss this many times the best one so far counts as diverged
@@ -242,7 +245,14 @@ class Trainer:
         with autocast(self.device, self.precision):
             outcome = objective.outcome(student, asked, batch)
         # Gradients back
-        outcome.loss.backward()
+        if size := self.phase.weight_perturbation:
+            again = replace(batch, crafting=Shared(), crafted=outcome.adversarial_images)
+            with perturbed(student, outcome.loss, size):
+                with autocast(self.device, self.precision):  # anew, since it remembers the weights that it rounded
+                    loss = objective.outcome(student, asked, again).loss
+                loss.backward()
+        else:
+            outcome.loss.backward()
         self.supernet.accumulate(student)
         found = signals(outcome, teacher, images, labels)
         numbers = (outcome.loss.detach(), found.divergence, found.clean, found.robust)
