@@ -111,6 +111,12 @@ MORE: dict[str, dict[str, Any]] = {
         "fresh": True,
         "weight_perturbation": 0.005,
     },
+    "default, labels alone, random weights, cropshift": {
+        "sampler": {"name": "robustness"},
+        "objective": LABELS_ALONE,
+        "fresh": True,
+        "augmentation": {"crop_padding": 0, "crop_shift": 10},
+    },
     "uniform-1, with labels": {**ARMS["uniform-1"], **WITH_LABELS},
     "robustness-1, labels alone": {"objective": LABELS_ALONE},
     "robustness-1, two steps": TWO_STEPS,
@@ -242,6 +248,8 @@ class Study:
         if not settings.get("fresh"):
             config["supernet"] |= {"weights": str(teacher)}
         config |= {key: settings[key] for key in ("attack", "ema_decay") if key in settings}
+        if "augmentation" in settings:
+            config["data"]["augmentation"] = {**config["data"].get("augmentation", {}), **settings["augmentation"]}
         phase |= {key: settings[key] for key in ("objective", "sampler", "weight_perturbation") if key in settings}
         return {**config, "phases": [phase]}
 

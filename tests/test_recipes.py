@@ -176,3 +176,13 @@ def test_a_perturbation_is_no_negative_number(students: dict[str, Any]) -> None:
     students["phases"][0]["weight_perturbation"] = -0.1
     with pytest.raises(UserError, match=r"phases.0.weight_perturbation: .*greater than or equal to 0"):
         parse_config(students)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Augmentation
+
+
+def test_crop_shift_leaves_something_of_an_image(students: dict[str, Any], tmp_path: Path) -> None:
+    students["data"]["augmentation"] = {"crop_shift": 8}
+    with pytest.raises(UserError, match=r"data.augmentation.crop_shift: must be less than 8"):
+        trainer_of(students, tmp_path)

@@ -92,6 +92,8 @@ class Trainer:
             raise UserError(
                 f"batch_size: {self.batch_size} images for {world_size()} processes; raise it, or take fewer"
             )
+        if config.data.augmentation.crop_shift >= (side := min(data.input_shape[1:])):
+            raise UserError(f"data.augmentation.crop_shift: must be less than {side}, a side of the images")
         smallest = self.supernet.student(self.supernet.space.smallest())
         if self.batch_size // world_size() < 2 and has_batch_norm(smallest):
             each = "" if world_size() == 1 else f" for {world_size()} processes, which is one image each"
