@@ -117,6 +117,13 @@ MORE: dict[str, dict[str, Any]] = {
         "fresh": True,
         "augmentation": {"crop_padding": 0, "crop_shift": 10},
     },
+    "default, labels alone, random weights, swa": {
+        "sampler": {"name": "robustness"},
+        "objective": LABELS_ALONE,
+        "fresh": True,
+        "ema_decay": None,
+        "average_from": 0.75,
+    },
     "uniform-1, with labels": {**ARMS["uniform-1"], **WITH_LABELS},
     "robustness-1, labels alone": {"objective": LABELS_ALONE},
     "robustness-1, two steps": TWO_STEPS,
@@ -247,7 +254,7 @@ class Study:
         config = self.config(seed)
         if not settings.get("fresh"):
             config["supernet"] |= {"weights": str(teacher)}
-        config |= {key: settings[key] for key in ("attack", "ema_decay") if key in settings}
+        config |= {key: settings[key] for key in ("attack", "ema_decay", "average_from") if key in settings}
         if "augmentation" in settings:
             config["data"]["augmentation"] = {**config["data"].get("augmentation", {}), **settings["augmentation"]}
         phase |= {key: settings[key] for key in ("objective", "sampler", "weight_perturbation") if key in settings}

@@ -179,6 +179,51 @@ def test_a_perturbation_is_no_negative_number(students: dict[str, Any]) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# The equal average of late weights
+
+
+def test_the_average_is_of_all_steps_from_a_part_of_the_phase_on(
+    students: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the mean of what the weights were, in float64; before that part, the average is the weights."""
+    students["phases"][0]["epochs"] = 2
+    weights: list[dict[str, torch.Tensor]] = []
+    averages: list[dict[str, torch.Tensor]] = []
+    update = Trainer._update
+
+    def noted(self: Trainer, images: int) -> None:
+        update(self, images)
+        assert self.averaged is not None
+        for network, kept in ((self.supernet, weights), (self.averaged, averages)):
+            kept.append({name: parameter.detach().clone() for name, parameter in network.named_parameters()})
+
+    monkeypatch.setattr(Trainer, "_update", noted)
+    run = train({**students, "average_from": 0.6}, run=tmp_path / "run", quiet=True)
+    first = -(-len(weights) * 6 // 10)
+    assert 2 <= first < len(weights) - 2
+    for step in range(len(weights)):
+        for name, average in averages[step].items():
+            seen = [weights[step][name]] if step < first else [w[name] for w in weights[first : step + 1]]
+            expected = torch.stack(seen).double().mean(0)
+            torch.testing.assert_close(average.double(), expected, rtol=1e-5, atol=1e-6)
+    best = load_checkpoint(run / "checkpoint.pt")["best"]
+    assert best["epoch"] in (0, 1)
+    kept = averages[-1] if best["epoch"] == 1 else averages[len(averages) // 2 - 1]
+    assert all(torch.equal(tensor, best["weights"][name]) for name, tensor in kept.items())
+
+
+def test_the_equal_average_resumes(students: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_that_it_resumes({**students, "average_from": 0.2}, tmp_path, monkeypatch)
+
+
+def test_weights_are_averaged_in_one_way(students: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="average_from: ema_decay averages the weights already"):
+        parse_config({**students, "average_from": 0.5, "ema_decay": 0.9})
+    with pytest.raises(UserError, match=r"average_from: .*less than 1"):
+        parse_config({**students, "average_from": 1.0})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Augmentation
 
 

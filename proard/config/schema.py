@@ -288,6 +288,11 @@ class Config(Section):
     batch_size: Count = Field(128, description="Images per optimizer step, of all processes together.")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="What updates the weights.")
     ema_decay: Fraction | None = Field(None, description="Average the weights over steps with this decay; null is off.")
+    average_from: Fraction | None = Field(
+        None,
+        description="Average the weights of all steps from this part of a phase on, equally (SWA, arXiv 1803.05407, on "
+        "every step), in the place of ema_decay; null is off.",
+    )
     sort_channels: bool = Field(True, description="Order channels by importance before narrower choices are unlocked.")
     device: str = Field("auto", pattern=DEVICE_NAMES, description="auto, cpu, cuda or cuda:N; auto is a GPU if any.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -327,6 +332,12 @@ class Config(Section):
         for index, phase in enumerate(self.phases):
             if phase.elastic:
                 raise ValueError(f"phases.{index}.elastic: mode student trains one network, of which nothing varies")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_averaged_in_one_way(self) -> Config:
+        if self.average_from is not None and self.ema_decay is not None:
+            raise ValueError("average_from: ema_decay averages the weights already; take one of the two")
         return self
 
     @model_validator(mode="after")

@@ -281,7 +281,7 @@ class Trainer:
         return self.joint is not None and architecture == self.supernet.space.largest()
 
     def _update(self, images: int) -> None:
-        """Change the weights, and their moving average, by the summed gradients of a step's students.
+        """Change the weights, and their average, by the summed gradients of a step's students.
 
         Args:
             images: of this rank; each rank counts by its part of the batch, as if one process had the whole batch.
@@ -292,14 +292,22 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.supernet.parameters(), self.config.optimizer.gradient_clip)
         self.optimizer.step()
         if self.averaged is not None:
-            decay = self.config.ema_decay or 0.0
+            part = 1 - (self.config.ema_decay or 0.0)
+            if self.config.average_from is not None:  # until there, the average is the weights themselves
+                first = math.ceil(self.config.average_from * self.phase.epochs * self.sampler.steps_per_epoch)
+                part = 1 / max(self._step_of_phase - first + 1, 1)
             with torch.no_grad():
-                torch._foreach_lerp_(list(self.averaged.parameters()), list(self.supernet.parameters()), 1 - decay)
+                torch._foreach_lerp_(list(self.averaged.parameters()), list(self.supernet.parameters()), part)
+
+    @property
+    def _step_of_phase(self) -> int:
+        """The step to take, from 0."""
+        return self.position.epoch * self.sampler.steps_per_epoch + self.position.batch
 
     def _students_of_a_step(self) -> list[Architecture]:
         """What the sampler draws, in the order in which it trains."""
         space = self.supernet.space
-        drawn = self.sampler.sample(self.position.epoch * self.sampler.steps_per_epoch + self.position.batch)
+        drawn = self.sampler.sample(self._step_of_phase)
         drawn = [drawn[index] for index in self.crafting.order([space.cost(a).multiply_adds for a in drawn])]
         if self.joint is None:
             return drawn
@@ -338,7 +346,8 @@ class Trainer:
         if wanted and self.joint is None and self.teacher is None:
             self._learn_from(freeze_largest(self.supernet, self.validate.calibration))
         self.optimizer = new_optimizer(self.config.optimizer, self.supernet)
-        self.averaged = copy.deepcopy(self.supernet) if self.config.ema_decay is not None else None
+        averages = self.config.ema_decay is not None or self.config.average_from is not None
+        self.averaged = copy.deepcopy(self.supernet) if averages else None
         self.best = None
         self.lowest_loss = float("inf")
         self.graphs: StepGraphs | None = None
