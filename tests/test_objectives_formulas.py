@@ -29,6 +29,7 @@ from proard.objectives import (
     Objective,
     objectives,
 )
+from proard.objectives.crafting import Shared
 
 ATTACK = PGD(ThreatModel("linf", 0.1), steps=4, step_size=0.04)
 Images = tuple[torch.Tensor, torch.Tensor]
@@ -288,6 +289,41 @@ def test_the_label_has_the_largest_part_of_a_rectified_target() -> None:
         torch.testing.assert_close(target.sum(1), torch.ones(200))
         assert (target >= -1e-6).all()
         assert (target.gather(1, labels[:, None]) >= target.amax(1, keepdim=True) - 1e-6).all()
+
+
+WITHOUT_LABELS = ("rslad", "ard", "iad", "adaad", "adaad, mixed", "igdm", "igdm on adaad")
+ALIGNED_BY_LABELS = ("kdiga-ard_a",)  # whose labels say along what to align, and are not learned
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_class_weights_act_on_what_is_learned_from_labels(name: str) -> None:
+    """A loss is linear in them; with all at 1 it is the one without; at 0 nothing depends on the labels' part."""
+    objective, _ = CASES[name]
+    student, teacher = network(0), network(1)
+    images, labels = batch()
+    attacked = Batch(images, labels, torch.Generator().manual_seed(9), 0.4)
+    crafted = objective.outcome(student, teacher, attacked).adversarial_images
+
+    def loss(weights: torch.Tensor | None) -> torch.Tensor:
+        shared = {} if crafted is None else {"crafting": Shared(), "crafted": crafted}
+        given = Batch(images, labels, progress=0.4, class_weights=weights, **shared)
+        return objective.outcome(student, teacher, given).loss
+
+    ones = torch.ones(5, dtype=torch.float64)
+    torch.testing.assert_close(loss(ones), loss(None), rtol=1e-12, atol=1e-12)
+    parts = torch.stack([loss(ones - row) - loss(ones) for row in torch.eye(5, dtype=torch.float64)])
+    assert (parts.abs().max() > 1e-3) == (name not in WITHOUT_LABELS + ALIGNED_BY_LABELS)
+    weights = torch.tensor([0.0, 0.5, 1.0, 2.0, 7.0], dtype=torch.float64)
+    torch.testing.assert_close(loss(weights), loss(ones) + ((1 - weights) * parts).sum(), rtol=1e-9, atol=1e-9)
+
+
+def test_weighed_cross_entropy_by_hand() -> None:
+    weights = torch.tensor([3.0, 0.0, 1.0, 0.5, 2.0], dtype=torch.float64)
+    student, (images, labels) = network(0), batch()
+    loss = CE().outcome(student, None, Batch(images, labels, class_weights=weights)).loss
+    logits = student(images)
+    terms = [weights[y] * -(row[y] - row.exp().sum().log()) for row, y in zip(logits, labels.tolist(), strict=True)]
+    torch.testing.assert_close(loss, torch.stack(terms).mean(), rtol=1e-9, atol=1e-9)
 
 
 def test_rslad_on_adversarial_images_alone_never_shows_the_clean_ones() -> None:

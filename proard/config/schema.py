@@ -25,6 +25,7 @@ from proard.config.values import (
     OpenSection,
     Positive,
     Section,
+    parse_number,
 )
 
 DEVICE_NAMES = r"^(auto|cpu|cuda(:\d+)?)$"
@@ -263,6 +264,15 @@ _Dumper.add_representer(
 )
 
 
+def _weights(value: Any) -> Any:
+    """One sentence for what is neither `balanced` nor numbers, in the place of one for each kind of value."""
+    numbers = [parse_number(entry) for entry in value] if isinstance(value, list | tuple) else []
+    usable = numbers and all(isinstance(number, int | float) and 0 <= number < float("inf") for number in numbers)
+    if value is None or value == "balanced" or usable:
+        return value
+    raise ValueError("should be balanced, or numbers of at least 0, one per class")
+
+
 def _named(value: Any) -> Any:
     """``tensorboard`` alone stands for ``{name: tensorboard}``."""
     return {"name": value} if isinstance(value, str) else value
@@ -287,6 +297,11 @@ class Config(Section):
     )
     batch_size: Count = Field(128, description="Images per optimizer step, of all processes together.")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="What updates the weights.")
+    class_weights: Annotated[Literal["balanced"] | tuple[NonNegative, ...] | None, BeforeValidator(_weights)] = Field(
+        None,
+        description="Of what the objectives learn from labels: one number per class, or balanced: by which every class "
+        "counts as much as any other, however many training images it has. Default: every image counts as much.",
+    )
     ema_decay: Fraction | None = Field(None, description="Average the weights over steps with this decay; null is off.")
     average_from: Fraction | None = Field(
         None,

@@ -43,6 +43,6 @@ class ARD(AdversarialObjective):
         if self.distillation_weight == 1:
             return Outcome(soft.mean(), None, adversarial, images)
         clean = student(batch.images)
-        hard = cross_entropy(clean, batch.labels)
+        hard = batch.weighed(cross_entropy(clean, batch.labels))
         loss = self.distillation_weight * soft + (1 - self.distillation_weight) * hard
         return Outcome(loss.mean(), clean, adversarial, images)

@@ -26,6 +26,5 @@ class CrossEntropy(Objective):
     def outcome(self, student: Model, teacher: Model | None, batch: Batch) -> Outcome:
         """The loss of a batch, and the student's logits; the teacher is not used."""
         logits = student(batch.images)
-        return Outcome(
-            cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing).mean(), clean_logits=logits
-        )
+        loss = cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+        return Outcome(batch.weighed(loss).mean(), clean_logits=logits)

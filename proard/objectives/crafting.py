@@ -169,6 +169,7 @@ class Batch:
         progress: in [0, 1]: how much of the phase is done, for objectives that change with it.
         crafting: how the students of a step share adversarial images.
         crafted: those of another student of the step (N, C, H, W), if there are any.
+        class_weights: of the label's part of the loss (K,), at least 0; None weighs all classes alike.
     """
 
     images: torch.Tensor
@@ -177,3 +178,8 @@ class Batch:
     progress: float = 1.0
     crafting: Crafting = Own()
     crafted: torch.Tensor | None = None
+    class_weights: torch.Tensor | None = None
+
+    def weighed(self, losses: torch.Tensor) -> torch.Tensor:
+        """What an objective learns from the labels, per image (N,), times the weight of each image's class."""
+        return losses if self.class_weights is None else losses * self.class_weights[self.labels]

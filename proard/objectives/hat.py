@@ -50,6 +50,6 @@ class HAT(AdversarialObjective):
         with torch.no_grad():
             helper_labels = helper(images).argmax(1)
         beyond = student(batch.images + self.extrapolation * (images - batch.images))
-        loss = cross_entropy(clean, batch.labels) + self.beta * kl_divergence(clean, adversarial)
+        loss = batch.weighed(cross_entropy(clean, batch.labels)) + self.beta * kl_divergence(clean, adversarial)
         loss = loss + self.gamma * cross_entropy(beyond, helper_labels)
         return Outcome(loss.mean(), clean, adversarial, images)

@@ -85,5 +85,5 @@ class IAD(AdversarialObjective):
             loss = loss + (1 - trust) * kl_divergence(clean, adversarial)
         loss = self.distillation_weight * self.scale * loss
         if clean is not None:
-            loss = loss + (1 - self.distillation_weight) * cross_entropy(clean, batch.labels)
+            loss = loss + (1 - self.distillation_weight) * batch.weighed(cross_entropy(clean, batch.labels))
         return Outcome(loss.mean(), clean, adversarial, images)

@@ -38,6 +38,6 @@ class KD(Objective):
         target = self.taught(teacher, batch.images)
         logits = student(batch.images)
         soft = self.scale * self.temperature**2 * kl_divergence(target, logits, temperature=self.temperature)
-        hard = cross_entropy(logits, batch.labels)
+        hard = batch.weighed(cross_entropy(logits, batch.labels))
         loss = self.distillation_weight * soft + (1 - self.distillation_weight) * hard
         return Outcome(loss.mean(), clean_logits=logits)

@@ -84,7 +84,8 @@ class KDIGA(AdversarialObjective):
         if self.distillation_weight < 1:
             if "clean" not in logits:
                 logits["clean"] = student(batch.images)
-            loss = loss + (1 - self.distillation_weight) * cross_entropy(logits["clean"], batch.labels)
+            hard = batch.weighed(cross_entropy(logits["clean"], batch.labels))
+            loss = loss + (1 - self.distillation_weight) * hard
         if goal is not None:
             aligned_loss = cross_entropy(logits[self.align], batch.labels).sum()
             (gradient,) = torch.autograd.grad(aligned_loss, aligned, create_graph=True)

@@ -34,7 +34,7 @@ class MART(AdversarialObjective):
         images = self.attacked(student, batch)
         clean, adversarial = student(batch.images), student(images)
         doubt = 1 - (-cross_entropy(clean, batch.labels)).exp()
-        loss = boosted_cross_entropy(adversarial, batch.labels)
+        loss = batch.weighed(boosted_cross_entropy(adversarial, batch.labels))
         loss = loss + self.regularization * kl_divergence(clean, adversarial) * doubt
         return Outcome(loss.mean(), clean, adversarial, images)
 

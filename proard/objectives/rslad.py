@@ -49,7 +49,8 @@ class RSLAD(AdversarialObjective):
             soft = kl_divergence(target, logits)
             if self.label_weight == 0:
                 return soft
-            return (1 - self.label_weight) * soft + self.label_weight * cross_entropy(logits, batch.labels)
+            hard = batch.weighed(cross_entropy(logits, batch.labels))
+            return (1 - self.label_weight) * soft + self.label_weight * hard
 
         images = self.attacked(student, batch, distance)
         adversarial = student(images)

@@ -51,7 +51,7 @@ class AdversarialTraining(AdversarialObjective):
         images = self.attacked(student, batch, distance)
         logits = student(images)
         if distance is None:
-            loss = cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+            loss = batch.weighed(cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing))
         else:
             loss = distance(logits, images)
         return Outcome(loss.mean(), adversarial_logits=logits, adversarial_images=images)
@@ -65,7 +65,7 @@ class AdversarialTraining(AdversarialObjective):
 
         def distance(logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
             hard = cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
-            return weight * kl_divergence(answers, logits) + (1 - weight) * hard
+            return weight * kl_divergence(answers, logits) + (1 - weight) * batch.weighed(hard)
 
         return distance
 

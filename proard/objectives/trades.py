@@ -34,5 +34,6 @@ class TRADES(AdversarialObjective):
         target = clean.detach()
         images = self.attacked(student, batch, lambda logits, _: kl_divergence(target, logits))
         adversarial = student(images)
-        natural = cross_entropy(clean, batch.labels, label_smoothing=self.label_smoothing).mean()
+        natural = cross_entropy(clean, batch.labels, label_smoothing=self.label_smoothing)
+        natural = batch.weighed(natural).mean()
         return Outcome(natural + self.beta * kl_divergence(clean, adversarial).mean(), clean, adversarial, images)

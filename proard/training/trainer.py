@@ -35,6 +35,7 @@ from proard.runs.run import Run
 from proard.samplers import Sampler, Signals
 from proard.supernet import Architecture
 from proard.supernet.calibration import has_batch_norm
+from proard.training.class_weights import class_weights
 from proard.training.compute import SECONDS, ComputeMeter, measured_multiply_adds
 from proard.training.graphs import StepGraphs
 from proard.training.initial_weights import load_initial_weights, load_run_weights
@@ -85,6 +86,8 @@ class Trainer:
         self.data, self.fingerprint = data, data.fingerprint()
         self.source = training_images(data, config.data.extra, config.data.memory_limit)
         self.train_images = self.source.images.to(self.device)
+        weights = class_weights(config.class_weights, self.source.images.labels, data.num_classes)
+        self.class_weights = None if weights is None else weights.to(self.device)
         self.supernet = components.supernet_for(config, data).to(self.device).to(memory_format=torch.channels_last)
         self.phases = build_phases(config, self.supernet.space)
         self.batch_size = len(self.source.batches(config.batch_size, (0, 0, 0))[0])  # of all ranks together
@@ -241,7 +244,7 @@ class Trainer:
         # Cut, attack and loss
         student = self._cut(architecture)
         objective = self.joint if self.joint is not None and self._is_joint(architecture) else self.objective
-        batch = Batch(images, labels, self.generator, cast(float, progress), self.crafting, crafted)
+        batch = Batch(images, labels, self.generator, cast(float, progress), self.crafting, crafted, self.class_weights)
         averaged = self.averaged is not None and objective.needs_average
         asked = self._averaged_teacher(architecture, images) if averaged else teacher
         with autocast(self.device, self.precision):
