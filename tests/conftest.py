@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from pretend import PretendDevice
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests import onnxruntime before proard
 
@@ -18,6 +22,17 @@ def real_data() -> Path:
     if not os.environ.get("PROARD_DATA"):
         pytest.skip("set PROARD_DATA to a folder with data sets to run the tests on real images")
     return Path(os.environ["PROARD_DATA"])
+
+
+@pytest.fixture
+def accelerator() -> Iterator[PretendDevice]:
+    """A pretend accelerator, that stands in the place of ``device: auto``."""
+    import pretend  # which the files of its tests have done already, as it has to be done early
+
+    if pretend.missing:
+        pytest.skip(f"no pretend accelerator: {pretend.missing}")
+    with pretend.PretendDevice() as device:
+        yield device
 
 
 MANY = {"name": "sandwich", "students": 4}  # of a step, which is more to get wrong than the default's one

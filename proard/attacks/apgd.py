@@ -148,6 +148,8 @@ def ascend(
             value = torch.where(stuck, best_value, value)
             rises, last, halved, value_at_last = torch.zeros_like(rises), step, stuck, best_value
     else:
+        if labels is None:  # a mask would wait for the device, which a training step must not
+            return best, best_value.to(score.dtype), fooled
         rest = ~fooled[left]
         found[left[rest]], score[left[rest]] = best[rest], best_value[rest].to(score.dtype)
     return found, score, fooled
@@ -199,10 +201,15 @@ class AutoPGD(GuardedAttack):
     ) -> torch.Tensor:
         """The best of the restarts; with a loss of the caller's, the highest, whatever it fools."""
 
+        if loss is not None:  # closed over the whole batch: no image leaves it, and nothing waits for the device
+            best, score = images, torch.full((len(images),), float("-inf"), dtype=images.dtype, device=images.device)
+            for _ in range(self.restarts):
+                perturbed, value, _ = self.ascend(model, images, None, lambda _: loss, generator)
+                better = value > score
+                best, score = torch.where(per_image(better, best), perturbed, best), torch.where(better, value, score)
+            return best
+
         def attempt(images: torch.Tensor, labels: torch.Tensor) -> Perturbed:
-            # A caller's loss is closed over the whole batch; it gets the whole batch, as nothing counts as fooled.
-            if loss is not None:
-                return self.ascend(model, images, None, lambda _: loss, generator)
             return self.ascend(model, images, labels, lambda left: self.own_loss(labels[left]), generator)
 
         return best_of([attempt] * self.restarts, model, images, labels)

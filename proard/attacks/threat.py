@@ -99,7 +99,8 @@ class ThreatModel:
         fixed = math.ceil(SPREAD * self.eps / (self.bounds[1] - self.bounds[0]))
         wanted = torch.full_like(length[:, 0], fixed) if share is None else share * values
         count = wanted.long().clamp(1, values)
-        least = length.topk(int(count.max()), 1).values.gather(1, count[:, None] - 1)
+        most = min(max(fixed, 1), values) if share is None else int(count.max())  # only the latter waits for the device
+        least = length.topk(most, 1).values.gather(1, count[:, None] - 1)
         chosen = gradient.sign() * (length >= least).view(gradient.shape)
         return chosen / self.size(chosen).clamp_min(1.0).view(-1, *[1] * (gradient.dim() - 1))
 

@@ -1,8 +1,9 @@
 """The training loop: phases, epochs, and in every step several students whose gradients are summed.
 
 Read `Trainer.fit`, then `Trainer._step`. Students train and are attacked on batch statistics; running statistics exist
-only in calibrated copies. Nothing in a step waits for the device: numbers are read at intervals. Under torchrun every
-process takes its share of each batch; all draw the same students, and their gradients are summed once per step.
+only in calibrated copies. Nothing in a step waits for the device, but an attack's projection onto an l1 ball: numbers
+are read at intervals. Under torchrun every process takes its share of each batch; all draw the same students, and their
+gradients are summed once per step.
 """
 
 from __future__ import annotations
