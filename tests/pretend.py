@@ -9,8 +9,8 @@ refuses raises: tensors of two devices in one operation, a generator of another 
 wait for it is noted, with the function of proard that did: a number that is read, a shape that depends on values (a
 mask as an index, ``nonzero``), a copy to the host, a copy from it that is not ``non_blocking``.
 
-It cannot show memory, speed, streams, or what `proard` does for CUDA alone (autocast, pinned memory, the state of CUDA's
-own generator): those are tested where they are chosen, in test_device.py.
+It cannot show memory, speed, streams, or what `proard` does for CUDA alone (autocast, pinned memory, CUDA graphs, the
+state of CUDA's own generator): the choice of those is tested in test_device.py and test_graphs.py.
 
 It rests on PyTorch's Python backend for PrivateUse1, which has to be known before the first backward pass of a process:
 that is why it is registered when this module is imported, which is while pytest collects. Outside of a `PretendDevice`
@@ -166,6 +166,7 @@ class PretendDevice(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Every operation inside, of which some make the first tensors of the device."""
         return _run(function, args, kwargs or {})
+
 
 class _Calls(TorchFunctionMode):
     """What has to be seen in the calls from Python, as operations no longer show it."""

@@ -22,19 +22,19 @@ from small_families import SMALL_FAMILIES
 from torch import nn
 
 from proard.attacks import PGD, Attack, ThreatModel, attacks, autoattack
-from proard.config import TeacherConfig, parse_config
+from proard.config import parse_config
 from proard.data import augment, load_data
-from proard.objectives import CE, RSLAD, TRADES, Batch, Objective, Outcome, craftings, objectives
+from proard.objectives import CE, KDIGA, RSLAD, TRADES, Batch, Objective, Outcome, craftings, objectives
 from proard.runs.run import Run
 from proard.samplers import robustness, samplers
 from proard.supernet import build_supernet, families
 from proard.training import Trainer
-from proard.training.teachers import BatchTeacher, freeze_largest, load_teacher
-from proard.training.teachers.sources import LOADERS
+from proard.training.teachers import BatchTeacher, freeze_largest
 
 pytestmark = pytest.mark.skipif(bool(pretend.missing), reason=f"no pretend accelerator: {pretend.missing}")
 
 CPU = torch.device("cpu")
+ROUNDED = (KDIGA,)  # its second derivative is the CPU's but for the last digits; autograd may add up in another order
 ONE, TWO = ({"name": "uniform", "students": students} for students in (1, 2))
 
 
@@ -46,7 +46,14 @@ PHASES: dict[str, dict[str, Any]] = {
 """A phase for each thing that can be named in one; all else is the default."""
 CONFIGURATION: dict[str, Any] = {
     "data": {"name": "digits", "limit": 60, "augmentation": {"crop_padding": 1, "flip": True, "cutout": 2}},
-    "supernet": {"widths": [8, 16], "blocks": [1, 1], "depth_choices": [0, 1], "width_choices": [0.5, 1.0], "expand_choices": [0.5, 1.0], "dropout": 0.1},
+    "supernet": {
+        "widths": [8, 16],
+        "blocks": [1, 1],
+        "depth_choices": [0, 1],
+        "width_choices": [0.5, 1.0],
+        "expand_choices": [0.5, 1.0],
+        "dropout": 0.1,
+    },
     "threat": {"eps": 0.1},
     "attack": {"steps": 2},
     "batch_size": 6,
@@ -87,7 +94,11 @@ class Pair:
             found = [tensor.cpu() for tensor in found]
         refuse_waits(waits, ["samplers.robustness._read"])
         assert len(waits) <= steps // robustness.REFRESH, f"the sampler waits {len(waits)} times in {steps} steps"
-        assert all(map(torch.equal, expected, found)), "the numbers are not those of the CPU"
+        rounding = (
+            {"rtol": 1e-4, "atol": 1e-6} if isinstance(self.on_cpu.objective, ROUNDED) else {"rtol": 0, "atol": 0}
+        )
+        alike = all(torch.allclose(a, b, **rounding) for a, b in zip(expected, found, strict=True))
+        assert alike, "the numbers are not those of the CPU"
 
     def _steps(
         self,
@@ -130,7 +141,9 @@ IN_A_STEP = {
 
 def refuse_waits(waits: Sequence[Wait], justified: Collection[str] = ()) -> None:
     """Fail for what has waited outside of functions that may."""
-    others = {f"{wait.kind} by {wait.operation} in {wait.functions[:3]}" for wait in waits if not wait.within(justified)}
+    others = {
+        f"{wait.kind} by {wait.operation} in {wait.functions[:3]}" for wait in waits if not wait.within(justified)
+    }
     assert not others, f"waits for the device: {sorted(others)}"
 
 
@@ -255,7 +268,8 @@ def attacked(attack: Attack, network: nn.Module, device: torch.device) -> list[t
     images = torch.rand(6, *SMALL, generator=torch.Generator().manual_seed(2)).to(device)
     classes = network(images).argmax(1)
     labels = torch.where(torch.arange(6, device=device) < 3, classes, (classes + 1) % 5)
-    return [attack(network, images, labels), attack.until_fooled(network, images, labels)]
+    own = type(attack).until_fooled is not Attack.until_fooled  # else it is the call itself
+    return [attack.until_fooled(network, images, labels), *([attack(network, images, labels)] if own else [])]
 
 
 @pytest.mark.parametrize(("name", "norm"), EVERY_ATTACK)
@@ -307,9 +321,15 @@ FAULTS: dict[str, tuple[Callable[[torch.Tensor, Batch], Any], str]] = {
     "a comparison": (lambda loss, batch: torch.equal(batch.labels, batch.labels), "read by aten.equal"),
     "nonzero": (lambda loss, batch: batch.labels.nonzero(), "shape by aten.nonzero"),
     "a mask as an index": (lambda loss, batch: batch.images[batch.labels > 2], "shape by aten.index"),
-    "a number from Python": (lambda loss, batch: torch.tensor([1.0], device=loss.device).sum(), "upload by aten._to_copy"),
+    "a number from Python": (
+        lambda loss, batch: torch.tensor([1.0], device=loss.device).sum(),
+        "upload by aten._to_copy",
+    ),
     "a copy from the CPU": (lambda loss, batch: torch.ones(6).to(loss.device).sum(), "upload by aten._to_copy"),
-    "another result": (lambda loss, batch: loss if loss.device.type == pretend.NAME else 2 * loss, "not those of the CPU"),
+    "another result": (
+        lambda loss, batch: loss if loss.device.type == pretend.NAME else 2 * loss,
+        "not those of the CPU",
+    ),
 }
 
 

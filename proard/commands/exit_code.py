@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from proard.common.errors import Stopped, UserError
+from proard.common.errors import Stopped, UserError, out_of_memory
 from proard.common.terminal import styled
 
 
@@ -36,6 +36,10 @@ def exit_code(command: Callable[[], Any]) -> int:
         return _fail("interrupted", 130)
     except Stopped as error:  # which all processes of a job do together: one of them says it
         return _fail(str(error), error.exit_code) if os.environ.get("RANK", "0") == "0" else error.exit_code
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # of PyTorch, which is not imported for this
+            raise
+        return _fail(f"{out_of_memory(error)}; end what else uses the device, or compute on another: device cpu", 1)
     except OSError as error:
         return _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
     return code or 0

@@ -51,3 +51,8 @@ def reason(error: object) -> str:
     if isinstance(error, KeyError) and error.args:
         return f"'{error.args[0]}' is missing"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def out_of_memory(error: object) -> str:
+    """What PyTorch says where a device has no memory left: how much was wanted, and of how much, without its advice."""
+    return f"out of memory ({'. '.join(first_line(error).split('. ')[:2]).rstrip('.')})"

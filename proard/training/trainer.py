@@ -21,7 +21,7 @@ from torch import nn
 
 from proard.common.device import autocast, peak_memory, resolve_device, resolve_precision
 from proard.common.distributed import highest, rank, share, sum_over_ranks, world_size
-from proard.common.errors import Stopped, UserError
+from proard.common.errors import Stopped, UserError, out_of_memory
 from proard.common.files import append_line
 from proard.config import Config, PhaseConfig
 from proard.data import DataSplits, WorkerDied, augment, training_images
@@ -158,6 +158,11 @@ class Trainer:
                     if last:
                         self._end_phase()
                     self.save()
+        except torch.OutOfMemoryError as error:
+            raise Stopped(
+                f"{out_of_memory(error)}, in phase '{self.phase.name}', step {self.position.step}; lower batch_size "
+                f"({self.config.batch_size}) or the supernet's widths; the checkpoint in {self.run.path} is from before"
+            ) from error
         finally:
             progress.close()
 
