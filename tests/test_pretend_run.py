@@ -24,6 +24,7 @@ from proard.commands.profile import profile
 from proard.common.device import resolve_device
 from proard.common.errors import Stopped
 from proard.config import TeacherConfig
+from proard.data.images import ImageSet, StreamedImageSet
 from proard.runs.run import Run
 from proard.runs.trained_run import TrainedRun
 from proard.samplers import robustness
@@ -49,7 +50,6 @@ BETWEEN_STEPS = {
 RESULTS = {
     **AT_AN_EVALUATION,
     "runs.trained_run.__init__": "weights and images are brought to the device once",
-    "data.images._as_batch": "images of an evaluation come from the host, batch by batch",
     "commands.subjects.student": "the network is brought to the device once",
     "supernet.calibration.require_calibrated": "whether a network was calibrated",
     "supernet.calibration.calibrate": "PyTorch reads how many batches an average is of, and statistics are set up",
@@ -144,6 +144,24 @@ def test_a_run_with_its_phases_and_a_resume(run: Path, tmp_path: Path, accelerat
     refuse_waits(between, BETWEEN_STEPS)
     assert same(final_state(tmp_path / "run"), final_state(run))
     assert rows_without_times(tmp_path / "run") == rows_without_times(run)
+
+
+def test_images_come_without_waiting(accelerator: PretendDevice) -> None:
+    """As bytes: those that are there already, and those that are brought batch by batch."""
+    pixels = torch.randint(256, (6, 1, 2, 2), dtype=torch.uint8)
+    held = ImageSet(pixels, torch.arange(6))
+    streamed = StreamedImageSet(lambda row: pixels[row].numpy(), torch.arange(6), workers=0)
+    there = held.to(accelerator.device)
+    indices = [torch.tensor([4, 1]), torch.tensor([0, 5])]
+    accelerator.waits.clear()
+    for source in (there, held, streamed):
+        batches = list(source.batches(indices, accelerator.device))
+        refuse_waits(accelerator.waits)
+        for (images, labels), (pixel_values, classes) in zip(batches, held.batches(indices, "cpu"), strict=True):
+            assert images.device == labels.device == accelerator.device
+            assert torch.equal(images.cpu(), pixel_values)
+            assert torch.equal(labels.cpu(), classes)
+        accelerator.waits.clear()
 
 
 def test_labels_of_the_search(run: Path, accelerator: PretendDevice) -> None:
