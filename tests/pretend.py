@@ -13,8 +13,8 @@ It cannot show memory, speed, streams, or what `proard` does for CUDA alone (aut
 state of CUDA's own generator): the choice of those is tested in test_device.py and test_graphs.py.
 
 It rests on PyTorch's Python backend for PrivateUse1, which has to be known before the first backward pass of a process:
-that is why it is registered when this module is imported, which is while pytest collects the files of its tests, and not
-where only others run. Outside of a `PretendDevice` the backend says that it is not available.
+that is why it is registered when this module is imported, which is while pytest collects the files of its tests, and
+not where only others run. Outside of a `PretendDevice` the backend says that it is not available.
 """
 
 from __future__ import annotations
