@@ -99,31 +99,6 @@ MORE: dict[str, dict[str, Any]] = {
         "objective": LABELS_ALONE,
         "fresh": True,
     },
-    "default, labels alone, random weights, adr": {
-        "sampler": {"name": "robustness"},
-        "objective": {**LABELS_ALONE, "averaged_weight": [0.7, 0.95]},
-        "fresh": True,
-        "ema_decay": 0.995,
-    },
-    "default, labels alone, random weights, awp": {
-        "sampler": {"name": "robustness"},
-        "objective": LABELS_ALONE,
-        "fresh": True,
-        "weight_perturbation": 0.005,
-    },
-    "default, labels alone, random weights, cropshift": {
-        "sampler": {"name": "robustness"},
-        "objective": LABELS_ALONE,
-        "fresh": True,
-        "augmentation": {"crop_padding": 0, "crop_shift": 10},
-    },
-    "default, labels alone, random weights, swa": {
-        "sampler": {"name": "robustness"},
-        "objective": LABELS_ALONE,
-        "fresh": True,
-        "ema_decay": None,
-        "average_from": 0.75,
-    },
     "uniform-1, with labels": {**ARMS["uniform-1"], **WITH_LABELS},
     "robustness-1, labels alone": {"objective": LABELS_ALONE},
     "robustness-1, two steps": TWO_STEPS,
@@ -254,10 +229,8 @@ class Study:
         config = self.config(seed)
         if not settings.get("fresh"):
             config["supernet"] |= {"weights": str(teacher)}
-        config |= {key: settings[key] for key in ("attack", "ema_decay", "average_from") if key in settings}
-        if "augmentation" in settings:
-            config["data"]["augmentation"] = {**config["data"].get("augmentation", {}), **settings["augmentation"]}
-        phase |= {key: settings[key] for key in ("objective", "sampler", "weight_perturbation") if key in settings}
+        config |= {key: settings[key] for key in ("attack", "ema_decay") if key in settings}
+        phase |= {key: settings[key] for key in ("objective", "sampler") if key in settings}
         return {**config, "phases": [phase]}
 
     def students_alone(self, arm: str, seed: int, teacher: Path) -> None:
@@ -359,10 +332,8 @@ def work(config: dict[str, Any], students: list[int] | None = None, steps: int =
         drawn = sum(students)
     taught = phase.objective.needs_teacher
     losses = 1 if not taught or phase.settings.objective.options.get("adversarial_weight") == 1 else 2
-    losses *= 2 if phase.settings.weight_perturbation else 1
     teacher = space.cost(space.largest()).multiply_adds if taught else 0
-    averaged = 1 if phase.objective.needs_average else 0
-    return drawn * (2 * (phase.attack.passes - 1) + losses * 3 + averaged) + teacher
+    return drawn * (2 * (phase.attack.passes - 1) + losses * 3) + teacher
 
 
 def places(space: SearchSpace, seed: int) -> dict[str, Architecture]:
@@ -456,7 +427,7 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
         lines.append("")
     gone = dict.fromkeys(row["arm"] for row in rows if row["arm"] not in ("teacher", ALONE, SHARE, *ARMS))
     if gone:
-        lines += [f"Options that are gone, whose code commit 4dcd4b2 has: {'; '.join(gone)}.", ""]
+        lines += [f"Options that are gone; the commits of their rows have the code: {'; '.join(gone)}.", ""]
     return lines
 
 

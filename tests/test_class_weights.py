@@ -1,0 +1,73 @@
+"""Class weights: balanced ones, those that are given, and how they reach an objective."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from proard.common.errors import UserError
+from proard.config import parse_config
+from proard.data import load_data
+from proard.objectives import SAT
+from proard.runs.run import Run
+from proard.training import Trainer
+from proard.training.class_weights import class_weights
+
+
+@pytest.fixture
+def students(tiny: dict[str, Any]) -> dict[str, Any]:
+    """One phase of students, two in a step, without a teacher."""
+    phase = {"name": "students", "epochs": 1, "learning_rate": 0.1, "elastic": ["all"], "objective": {"name": "sat"}}
+    return {**tiny, "phases": [{**phase, "sampler": {"name": "uniform", "students": 2}}]}
+
+
+def trainer_of(values: dict[str, Any], folder: Path) -> Trainer:
+    config = parse_config(values)
+    return Trainer(config, load_data(config.data), Run(folder), quiet=True)
+
+
+def step(trainer: Trainer, progress: float = 0.5) -> None:
+    """One step of the trainer, on the first batch."""
+    images, labels = next(trainer.train_images.batches(trainer._batches()[:1], trainer.device))
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = 0.1
+    trainer._step(images, labels, progress)
+
+
+def test_balanced_classes_weigh_alike() -> None:
+    labels = torch.tensor([0] * 10 + [1] * 30 + [3] * 5)
+    weights = class_weights("balanced", labels, 4)
+    assert weights is not None
+    torch.testing.assert_close(weights, torch.tensor([45 / 40, 45 / 120, 0.0, 45 / 20]))
+    sums = torch.zeros(4).index_add(0, labels, weights[labels])
+    torch.testing.assert_close(sums[[0, 1, 3]], torch.full((3,), 45 / 4))
+    assert class_weights(None, labels, 4) is None
+
+
+def test_class_weights_reach_the_objective(students: dict[str, Any], tmp_path: Path) -> None:
+    given = [float(index) for index in range(10)]
+    batches = []
+    outcome = SAT.outcome
+
+    def noted(self: SAT, student: Any, teacher: Any, batch: Any) -> Any:
+        batches.append(batch)
+        return outcome(self, student, teacher, batch)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(SAT, "outcome", noted)
+        step(trainer_of({**students, "class_weights": given}, tmp_path))
+    assert all(torch.equal(batch.class_weights, torch.tensor(given)) for batch in batches)
+    assert len(batches) == 2
+
+
+def test_wrong_class_weights(students: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="class_weights: must be one number for each of the 10 classes, got 2"):
+        trainer_of({**students, "class_weights": [1, 2]}, tmp_path)
+    for wrong in ("even", [1, -1], [1, "a"], [], 3):
+        with pytest.raises(
+            UserError, match="class_weights: should be balanced, or numbers of at least 0, one per class, got"
+        ):
+            parse_config({**students, "class_weights": wrong})
