@@ -13,16 +13,16 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sampler_study import ALONE, COMPUTE, by_arm, robust
+from sampler_study import ARMS, COMPUTE, by_arm, robust
 
 Points = dict[str, list[tuple[float, list[float]]]]
 
 
 def points(rows: list[dict[str, Any]], place: str) -> Points:
-    """By arm, whatever its share of compute: 10^12 multiply-adds, and robust accuracies of the seeds in percent."""
+    """By arm of the study, whatever its share of compute: 10^12 multiply-adds, and robust accuracies in percent."""
     found: Points = {}
     for arm, seeds in by_arm(rows, "students").items():
-        if arm == "teacher" or arm.startswith(ALONE) or not seeds:
+        if arm not in ARMS or not seeds:
             continue
         words = max((words for words in COMPUTE if arm.endswith(words)), key=len)
         spent = mean(entry["multiply_adds"] for entry in seeds.values()) / 1e12
@@ -57,12 +57,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     rows = [json.loads(line) for line in options.rows.read_text(encoding="utf-8").splitlines()]
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     draw(left, points(rows, "mean"), "mean of five students")
     draw(right, points(rows, "smallest"), "the smallest student")
     left.set_ylabel("accuracy under PGD-20, %")
-    right.legend(fontsize=8, title="arm (seeds)", title_fontsize=8)
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, title="arm (seeds)"
+    )
     figure.savefig(options.out, dpi=110)
 
 
