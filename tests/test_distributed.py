@@ -257,6 +257,7 @@ wait; wait; wait
 """  # on every node the same command, which gets the signals that srun gets
 
 
+@pytest.mark.documentation
 def test_the_guides_script_for_slurm_saves_on_the_signal_before_the_end(tiny: dict[str, Any], tmp_path: Path) -> None:
     """Two nodes that are this machine, with a process each; a job that is submitted again resumes."""
     guide = (Path(__file__).parents[1] / "docs" / "guides" / "many_processes.md").read_text(encoding="utf-8")

@@ -29,11 +29,14 @@ def check(found: dict[str, Counter[str]]) -> None:
         assert not [name for name in BAD if counts[name]], (of, counts)
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_ends_where_it_would_have(faults: Faults) -> None:
     check({MODES[0]: faults.interrupted(MODES[0], signal.SIGKILL, 1)})
 
 
-@pytest.mark.parametrize(("kind", "count"), [("disk", 1), ("bytes", 4), ("configs", 40)])
+@pytest.mark.parametrize(
+    ("kind", "count"), [pytest.param("disk", 1, marks=pytest.mark.slow), ("bytes", 4), ("configs", 40)]
+)
 def test_nothing_is_lost_or_wrong(faults: Faults, kind: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("faults.RECORDS", ("metrics.jsonl",))  # each takes seconds
     check(dict(getattr(faults, kind)(count)))

@@ -132,7 +132,12 @@ def run_alone(folder: Path, forbidden: str) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("family", SMALL_FAMILIES)
+MUCH_ALIKE = ("mobilenetv2", "proxyless")  # beside mobilenetv3, which has all that they have
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.slow if name in MUCH_ALIKE else ()) for name in SMALL_FAMILIES]
+)
 def test_every_family_runs_in_onnxruntime_alone(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FORMATS, "pt2", lambda student, example, path: path.write_bytes(b"program"))
     for kind in (MobileNetV2Family, MobileNetV3Family, ProxylessFamily):  # two stages, or exporting takes long

@@ -108,7 +108,7 @@ def test_epochs_are_scaled_to_the_time_that_is_left(machine: None, tmp_path: Pat
     assert "| width | 1 | 1 | 1 | 250K |" in gpu.throughput(probe)
 
 
-@pytest.mark.documentation
+@pytest.mark.slow
 def test_the_rehearsal_ends_well(tmp_path: Path) -> None:
     out = tmp_path / "gpu"
     command = [sys.executable, str(ROOT / "scripts" / "gpu.py"), "20", "--tiny", "--out", str(out)]

@@ -69,8 +69,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("name", "side"),
     [
-        pytest.param("imagenet.yaml", 224, marks=pytest.mark.documentation),  # slower, and much the same
-        ("tiny_imagenet.yaml", 64),
+        pytest.param("imagenet.yaml", 224, marks=pytest.mark.slow),
+        pytest.param("tiny_imagenet.yaml", 64, marks=pytest.mark.slow),
     ],
 )
 def test_end_to_end(name: str, side: int, images: Path, tmp_path: Path) -> None:

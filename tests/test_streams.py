@@ -36,9 +36,9 @@ def shell(line: str, **environment: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("streams", "code"),
     [
-        pytest.param(">/dev/full 2>/dev/full", 1, id="full"),
+        pytest.param(">/dev/full 2>/dev/full", 1, id="full", marks=pytest.mark.slow),
         pytest.param(">&- 2>&- <&-", 0, id="closed"),
-        pytest.param("| true; exit ${PIPESTATUS[0]}", 0, id="nobody reads"),
+        pytest.param("| true; exit ${PIPESTATUS[0]}", 0, id="nobody reads", marks=pytest.mark.slow),
     ],
 )
 def test_a_training_goes_on(streams: str, code: int, tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -192,6 +192,7 @@ def test_names_of_runs_that_begin_in_the_same_second(tmp_path: Path, monkeypatch
     assert all(path.is_dir() and path.name.startswith("mine-20260101-000000") for path in runs)
 
 
+@pytest.mark.slow
 def test_a_job_array(tiny: dict[str, Any], tmp_path: Path) -> None:
     """Trainings that begin in the same second, in one folder."""
     tiny["phases"] = tiny["phases"][:1]
