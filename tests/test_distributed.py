@@ -240,6 +240,7 @@ def test_evaluation_is_spread_over_the_ranks(monkeypatch: pytest.MonkeyPatch) ->
     assert measure(network, batches, attacks, spread=True) == whole
 
 
+@pytest.mark.slow
 def test_a_wrong_configuration_is_the_last_that_torchrun_says(tiny: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({**tiny, "sed": 1}))
     process = start(["-m", "proard", "train", "--config", "c.yaml"], tmp_path)

@@ -157,6 +157,7 @@ def test_a_process_that_dies(job: subprocess.Popen[str], tmp_path: Path) -> None
     resumed(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_hang_up_is_ignored_under_nohup(config: Path, tmp_path: Path) -> None:
     program = (
         "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"

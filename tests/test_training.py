@@ -155,7 +155,14 @@ def test_killed_in_the_middle_and_resumed_bit_for_bit(tiny: dict[str, Any], tmp_
     assert validations[0] == validations[1]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
+)
 def test_signals_save_and_exit(tiny: dict[str, Any], tmp_path: Path, number: int, code: int) -> None:
     tiny["phases"][0]["epochs"] = 500
     run = tmp_path / "run"
@@ -170,6 +177,7 @@ def test_signals_save_and_exit(tiny: dict[str, Any], tmp_path: Path, number: int
     assert position["step"] > 0
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_write_one_run(tiny: dict[str, Any], tmp_path: Path) -> None:
     tiny["phases"][0]["epochs"] = 500
     run = tmp_path / "run"
