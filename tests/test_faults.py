@@ -35,7 +35,12 @@ def test_a_training_that_is_killed_ends_where_it_would_have(faults: Faults) -> N
 
 
 @pytest.mark.parametrize(
-    ("kind", "count"), [pytest.param("disk", 1, marks=pytest.mark.slow), ("bytes", 4), ("configs", 40)]
+    ("kind", "count"),
+    [
+        pytest.param("disk", 1, marks=pytest.mark.slow),
+        pytest.param("bytes", 4, marks=pytest.mark.slow),
+        ("configs", 40),
+    ],
 )
 def test_nothing_is_lost_or_wrong(faults: Faults, kind: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("faults.RECORDS", ("metrics.jsonl",))  # each takes seconds
