@@ -109,8 +109,11 @@ class FirstHalfHour:
             return PROBE
         phases = {phase.name: phase.epochs for phase in load_config(self.config).phases}
         seconds = {row["phase"]: row["seconds"] for row in epochs(probe)}
-        whole = sum(count * seconds.get(name, 0.0) for name, count in phases.items())
-        return min(1.0, 0.85 * self.left("train") / whole) if whole else PROBE
+        if not seconds:
+            return PROBE
+        slowest = max(seconds.values())  # for a phase that the probe had no time for
+        whole = sum(count * seconds.get(name, slowest) for name, count in phases.items())
+        return min(1.0, 0.85 * self.left("train") / whole)
 
     def step(self, name: str, command: Sequence[str]) -> None:
         """Run a command unless it has ended well before, and write the page; out of time it is interrupted."""
@@ -192,7 +195,10 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the configuration")
     parser.add_argument("--data-root", type=Path, help="where the images are")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder; the page lies beside it")
-    sys.exit(0 if FirstHalfHour(parser.parse_args()).run() else 1)
+    arguments = parser.parse_args()
+    if not arguments.minutes > 0:
+        parser.error(f"minutes: must be more than 0, got {arguments.minutes:g}")
+    sys.exit(0 if FirstHalfHour(arguments).run() else 1)
 
 
 if __name__ == "__main__":

@@ -163,13 +163,16 @@ def test_on_a_gpu_the_optimizer_is_one_launch(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_training_without_memory_says_what_to_lower(
-    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = parse_config(tiny)
     trainer = Trainer(config, load_data(config.data), Run(tmp_path), quiet=True)
     monkeypatch.setattr(Trainer, "_step", mock.Mock(side_effect=torch.OutOfMemoryError(NO_MEMORY)))
     with pytest.raises(Stopped) as stopped:
         trainer.fit()
+    monkeypatch.setenv("RANK", "1")
+    assert exit_code(mock.Mock(side_effect=stopped.value)) == 1
+    assert "lower batch_size" in capsys.readouterr().err  # the other processes may have memory left
     message = str(stopped.value)
     assert message.startswith(
         "out of memory (CUDA out of memory. Tried to allocate 2.00 GiB), in phase 'teacher', step 0"

@@ -106,6 +106,8 @@ def test_epochs_are_scaled_to_the_time_that_is_left(machine: None, tmp_path: Pat
     expected = 0.85 * 60 * gpu.SHARES["train"] / 100
     assert everything.scale(probe) == pytest.approx(expected, rel=0.05)
     assert "| width | 1 | 1 | 1 | 250K |" in gpu.throughput(probe)
+    (probe / "metrics.jsonl").write_text("\n".join(lines[:2]) + "\n")  # out of time: 20 s for the third
+    assert everything.scale(probe) == pytest.approx(expected * 100 / 80, rel=0.05)
 
 
 @pytest.mark.slow

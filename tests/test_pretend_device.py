@@ -211,7 +211,7 @@ def part_of_a_step(
     return [extracted, outcome.loss.detach(), *(p.grad for p in supernet.parameters() if p.grad is not None)]
 
 
-def same_part(objective: Objective, **options: Any) -> None:
+def assert_same_part(objective: Objective, **options: Any) -> None:
     """Check a student's part of a step."""
     expected = part_of_a_step(CPU, objective, **options)
     with PretendDevice() as accelerator:
@@ -224,7 +224,7 @@ def same_part(objective: Objective, **options: Any) -> None:
 def test_a_student_of_every_family(family: str) -> None:
     if family == "timm" and not find_spec("timm"):
         pytest.skip("needs timm, of the extra timm")
-    same_part(RSLAD(PGD(ThreatModel(eps=0.1), steps=1)), family=family, shape=SHAPE)
+    assert_same_part(RSLAD(PGD(ThreatModel(eps=0.1), steps=1)), family=family, shape=SHAPE)
 
 
 EVERY_ATTACK = [(name, norm) for name in attacks.names() for norm in attacks.entry(name).norms]  # type: ignore[attr-defined]
@@ -233,7 +233,7 @@ EVERY_ATTACK = [(name, norm) for name in attacks.names() for norm in attacks.ent
 @pytest.mark.parametrize(("name", "norm"), [(n, norm) for n, norm in EVERY_ATTACK if attacks.entry(n).trains])  # type: ignore[attr-defined]
 def test_a_step_with_every_attack_that_trains(name: str, norm: Norm) -> None:
     functions = [function for function in IN_A_STEP if function.startswith("attacks.threat")]
-    same_part(TRADES(quick(name, norm)), may_wait=functions if norm == "l1" else ())
+    assert_same_part(TRADES(quick(name, norm)), may_wait=functions if norm == "l1" else ())
 
 
 AT_AN_EVALUATION = {

@@ -34,8 +34,9 @@ def exit_code(command: Callable[[], Any]) -> int:
         return _fail(f"{error.format_message()} (see 'proard --help')", 2)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
-    except Stopped as error:  # which all processes of a job do together: one of them says it
-        return _fail(str(error), error.exit_code) if os.environ.get("RANK", "0") == "0" else error.exit_code
+    except Stopped as error:  # which all processes of a job mostly do together: one of them says it
+        says = error.alone or os.environ.get("RANK", "0") == "0"
+        return _fail(str(error), error.exit_code) if says else error.exit_code
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # of PyTorch, which is not imported for this
             raise

@@ -16,11 +16,12 @@ class Stopped(Exception):
 
     Attributes:
         exit_code: of the command line.
+        alone: whether this process of a job stopped by itself, so that it has to say why.
     """
 
-    def __init__(self, message: str, exit_code: int = 1) -> None:
+    def __init__(self, message: str, exit_code: int = 1, alone: bool = False) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code, self.alone = exit_code, alone
 
 
 @contextmanager

@@ -156,7 +156,8 @@ class Trainer:
         except torch.OutOfMemoryError as error:
             raise Stopped(
                 f"{out_of_memory(error)}, in phase '{self.phase.name}', step {self.position.step}; lower batch_size "
-                f"({self.config.batch_size}) or the supernet's widths"
+                f"({self.config.batch_size}) or the supernet's widths",
+                alone=True,
             ) from error
         finally:
             progress.close()
