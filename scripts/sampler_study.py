@@ -99,10 +99,6 @@ MORE: dict[str, dict[str, Any]] = {
         "objective": LABELS_ALONE,
         "fresh": True,
     },
-    "default, gap alone": {"sampler": {"name": "robustness", "power": 0.0}, **WITH_LABELS},
-    "default, gap over cost": {"sampler": {"name": "robustness", "power": 1.0}, **WITH_LABELS},
-    "default, importance weights": {"sampler": {"name": "robustness", "weighted": True}, **WITH_LABELS},
-    "default, bfloat16": {"sampler": {"name": "robustness"}, **WITH_LABELS, "precision": "bfloat16"},
     "uniform-1, with labels": {**ARMS["uniform-1"], **WITH_LABELS},
     "robustness-1, labels alone": {"objective": LABELS_ALONE},
     "robustness-1, two steps": TWO_STEPS,
@@ -233,7 +229,7 @@ class Study:
         config = self.config(seed)
         if not settings.get("fresh"):
             config["supernet"] |= {"weights": str(teacher)}
-        config |= {key: settings[key] for key in ("attack", "ema_decay", "precision") if key in settings}
+        config |= {key: settings[key] for key in ("attack", "ema_decay") if key in settings}
         phase |= {key: settings[key] for key in ("objective", "sampler") if key in settings}
         return {**config, "phases": [phase]}
 

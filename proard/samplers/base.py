@@ -77,10 +77,6 @@ class Sampler(ABC):
     def update(self, architecture: Architecture, signals: Signals) -> None:  # noqa: B027 (nothing, unless it learns)
         """Learn how a student that has just been trained did."""
 
-    def weight(self, architecture: Architecture) -> float:
-        """Of its loss."""
-        return 1.0
-
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on with the same sequence."""
         return {"rng": self.rng.getstate()}

@@ -9,6 +9,7 @@ rule and uniform draws at equal compute (docs/results/samplers.md).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -33,8 +34,6 @@ class Robustness(Sampler):
         bins: of multiply-adds, of equal ratio, for all others.
         floor: in [0, 1]: the part of the bins' shares that ignores the gap.
         memory: in [0, 1): the weight of a moving average of divergences, at each update of it.
-        power: of the cost by which a bin's need is divided.
-        weighted: whether losses are weighed by the draws' inverse, as if the cost did not count (importance weights).
         steps_per_epoch: optimizer steps.
         steps: of the whole phase.
 
@@ -52,8 +51,6 @@ class Robustness(Sampler):
         bins: int = 6,
         floor: float = 0.3,
         memory: float = 0.95,
-        power: float = 0.5,
-        weighted: bool = False,
         steps_per_epoch: int = 1,
         steps: int = 1,
     ) -> None:
@@ -65,7 +62,6 @@ class Robustness(Sampler):
         if min(smallest, largest) < 0 or smallest + largest > 1:
             raise ValueError(f"smallest and largest must be shares of at most 1 in all, got {smallest} and {largest}")
         self.floor, self.memory = floor, memory
-        self.power, self.weighted = power, weighted
         self.strata = Strata(space, bins)
         self.ends = {space.smallest(): smallest, space.largest(): largest}
         self.costs = [
@@ -95,19 +91,9 @@ class Robustness(Sampler):
         gaps = [self.gap(index) for index in self.strata.members]
         total, count = sum(gaps), len(gaps)
         needs = [self.floor / count + (1 - self.floor) * (gap / total if total else 1 / count) for gap in gaps]
-        weights = [need / cost**self.power for need, cost in zip(needs, self.costs, strict=True)]
+        weights = [need / math.sqrt(cost) for need, cost in zip(needs, self.costs, strict=True)]
         rest = 1 - sum(self.ends.values())
         return [*self.ends.values(), *(rest * weight / sum(weights) for weight in weights)]
-
-    def weight(self, architecture: Architecture) -> float:
-        """Of its loss: its share by need alone over its share of the draws."""
-        if not self.weighted or architecture in self.ends:
-            return 1.0
-        drawn, power = self.shares(), self.power
-        self.power = 0.0
-        wanted, self.power = self.shares(), power
-        place = len(self.ends) + list(self.strata.members).index(self.strata.index(architecture))
-        return wanted[place] / drawn[place]
 
     def gap(self, index: int) -> float:
         """How much farther than the largest student a bin's are from the teacher on adversarial images; at least 0.

@@ -250,7 +250,7 @@ class Trainer:
         with autocast(self.device, self.precision):
             outcome = objective.outcome(student, teacher, batch)
         # Gradients back
-        (self.sampler.weight(architecture) * outcome.loss).backward()
+        outcome.loss.backward()
         self.supernet.accumulate(student)
         found = signals(outcome, teacher, images, labels)
         numbers = (outcome.loss.detach(), found.divergence, found.clean, found.robust)
