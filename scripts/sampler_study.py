@@ -93,6 +93,16 @@ MORE: dict[str, dict[str, Any]] = {
     "robustness-1, with labels": WITH_LABELS,
     "default": {"sampler": {"name": "robustness"}, **WITH_LABELS},
     "default, more steps late": {"sampler": {"name": "robustness"}, **WITH_LABELS, "late": LATE},
+    "default, clean images too": {
+        "sampler": {"name": "robustness"},
+        **WITH_LABELS,
+        "objective": {"name": "rslad", "label_weight": 0.5},
+    },
+    "default, entropy weights": {
+        "sampler": {"name": "robustness"},
+        **WITH_LABELS,
+        "objective": {"name": "rslad", "label_weight": 0.5, "entropy_weight": 5.0, "scale": 0.5},
+    },
     "default, labels alone": {"sampler": {"name": "robustness"}, "objective": LABELS_ALONE},
     "default, labels alone, random weights": {
         "sampler": {"name": "robustness"},
