@@ -154,6 +154,7 @@ def trainer(
     steps: int = 10,
     crafting: Mapping[str, Any] | None = None,
     attack: Mapping[str, Any] | None = None,
+    objective: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     device: str = "auto",
 ) -> Trainer:
@@ -167,6 +168,7 @@ def trainer(
         steps: of PGD.
         crafting: section of the phase.
         attack: in place of PGD.
+        objective: in place of RSLAD as in the paper.
         options: of the family.
         device: as in a configuration.
     """
@@ -175,7 +177,7 @@ def trainer(
         "epochs": 1,
         "learning_rate": 0.01,
         "elastic": ["all"],
-        "objective": {"name": "rslad"},
+        "objective": objective or {"name": "rslad"},
         "crafting": crafting or {"name": "own"},
     }
     config = Config.model_validate(

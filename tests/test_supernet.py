@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from proard.common.errors import UserError
@@ -25,7 +26,7 @@ from proard.supernet import (
     families,
     require_calibrated,
 )
-from proard.supernet.family import ChannelGroup
+from proard.supernet.family import ACTIVATIONS, ChannelGroup
 from proard.supernet.supernet import leading_slice
 
 # timm is optional: its family is tested where it is installed.
@@ -369,6 +370,34 @@ def test_students_are_independent(supernet: Supernet) -> None:
         assert all(torch.equal(tensor, tensors[name]) for name, tensor in network.state_dict().items())
 
 
+class Operators(TorchDispatchMode):
+    """Names of the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func._schema.name.removeprefix("aten::"))
+        return func(*args, **(kwargs or {}))
+
+
+def test_cutting_and_adding_back_take_few_operators(supernet: Supernet) -> None:
+    """On a GPU each is a launch; where kernels have transforms, those come on top."""
+    student = supernet.student(supernet.space.smallest())
+    for network in (student, supernet):
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+    supernet.kernel_transforms.clear()
+    with Operators() as cut:
+        supernet.student(supernet.space.smallest())
+    with Operators() as added:
+        supernet.accumulate(student)
+    assert 1 <= cut.names.count("_foreach_copy_") <= 2
+    assert 1 <= added.names.count("_foreach_add_") <= 2
+    assert not {"clone", "copy_", "add_", "add"} & {*cut.names, *added.names}
+
+
 def test_names_of_students_are_names_of_the_supernet(supernet: Supernet) -> None:
     names = set(supernet.state_dict())
     for architecture in architectures(supernet.space):
@@ -481,6 +510,22 @@ def test_activations(activation: str) -> None:
     student = supernet.student(supernet.space.largest())
     student(images(2, 1, 8, 8, dtype=torch.float32)).sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in student.parameters())
+
+
+@pytest.mark.parametrize("name", ["relu", "relu6", "hswish", "silu"])
+def test_activations_in_place_without_a_copy_for_autograd(name: str) -> None:
+    module = ACTIVATIONS[name](inplace=True)
+    with torch.no_grad():
+        values = images(2, 3)
+        assert module(values).data_ptr() == values.data_ptr()
+    leaf = images(2, 3).requires_grad_()
+    with Operators() as ran:
+        found = module(leaf * 1)
+        (gradient,) = torch.autograd.grad(found.sum(), leaf)
+    assert "clone" not in ran.names
+    plain = ACTIVATIONS[name]()(leaf)
+    torch.testing.assert_close(found, plain)
+    torch.testing.assert_close(gradient, torch.autograd.grad(plain.sum(), leaf)[0])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

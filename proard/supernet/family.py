@@ -8,13 +8,14 @@ set.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from proard.common.errors import UserError
@@ -26,12 +27,38 @@ from proard.supernet.measured_network import measure_network
 from proard.supernet.space import SearchSpace
 
 MEASUREMENTS_KEPT = 10_000
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "hswish": nn.Hardswish,
-    "silu": nn.SiLU,
-}
+
+
+class _ReadsItsInput(nn.Module):
+    """In place only where there is no gradient: for one that needs the input autograd would copy it first."""
+
+    inplace: bool
+    function: Callable[[torch.Tensor, bool], torch.Tensor]
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Any shape."""
+        return type(self).function(input, self.inplace and not input.requires_grad)
+
+
+class ReLU6(_ReadsItsInput, nn.ReLU6):
+    """See `torch.nn.ReLU6`."""
+
+    function = functional.relu6
+
+
+class Hardswish(_ReadsItsInput, nn.Hardswish):
+    """See `torch.nn.Hardswish`."""
+
+    function = functional.hardswish
+
+
+class SiLU(_ReadsItsInput, nn.SiLU):
+    """See `torch.nn.SiLU`."""
+
+    function = functional.silu
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": ReLU6, "hswish": Hardswish, "silu": SiLU}
 
 
 class Normalize(nn.Module):

@@ -42,6 +42,14 @@ def leading_slice(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return tensor[tuple(index)]
 
 
+def _in_one_launch(tensors: Mapping[str, torch.Tensor]) -> list[list[str]]:
+    """Names of slices in two lists: a GPU takes a list of tensors without gaps in one launch, all others one by one."""
+    split: list[list[str]] = [[], []]
+    for name, tensor in tensors.items():
+        split[tensor.is_contiguous()].append(name)
+    return [names for names in split if names]
+
+
 class Supernet(nn.Module):
     """A weight-sharing network. It holds weights and has no forward pass of its own: students run.
 
@@ -106,14 +114,18 @@ class Supernet(nn.Module):
         """
         skeleton = self._skeleton(self.space.canonical(architecture))
         tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        parts = (*skeleton.named_parameters(), *skeleton.named_buffers())
         with torch.no_grad():
-            return (fill if self.family.plain else fill_copy)(
-                skeleton, lambda name, shape: self._cut(name, tensors[name], shape).clone()
-            )
+            cut = {name: self._cut(name, tensors[name], part.shape) for name, part in parts}
+            copies = {name: torch.empty_like(tensor) for name, tensor in cut.items()}
+            for names in _in_one_launch(cut):
+                torch._foreach_copy_([copies[name] for name in names], [cut[name] for name in names])
+            return (fill if self.family.plain else fill_copy)(skeleton, lambda name, _: copies[name])
 
     def accumulate(self, student: nn.Module) -> None:
         """Add the student's gradients into the gradients of the supernet's slices (zero outside of them)."""
         weights = dict(self.named_parameters())
+        slices, gradients = dict[str, torch.Tensor](), dict[str, torch.Tensor]()
         for name, parameter in student.named_parameters():
             if parameter.grad is None:
                 continue
@@ -121,10 +133,13 @@ class Supernet(nn.Module):
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
             if self._transform(name, weight, parameter.shape) is None:
-                leading_slice(weight.grad, parameter.shape).add_(parameter.grad)
+                slices[name] = leading_slice(weight.grad, parameter.shape)
+                gradients[name] = parameter.grad
             else:  # a vector-Jacobian product: into the largest kernel, and into the transform's matrices
                 with torch.enable_grad():
                     self._cut(name, weight, parameter.shape).backward(parameter.grad)
+        for names in _in_one_launch(slices):
+            torch._foreach_add_([slices[name] for name in names], [gradients[name] for name in names])
 
     def extract(self, architecture: Architecture, calibration: Batches) -> nn.Module:
         """The same cut with batch-norm statistics of its own, in evaluation mode.
