@@ -8,10 +8,10 @@ set.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,33 +29,28 @@ from proard.supernet.space import SearchSpace
 MEASUREMENTS_KEPT = 10_000
 
 
-class _ReadsItsInput(nn.Module):
-    """In place only where there is no gradient: for one that needs the input autograd would copy it first."""
-
-    inplace: bool
-    function: Callable[[torch.Tensor, bool], torch.Tensor]
+class ReLU6(nn.ReLU6):
+    """In place only where there is no gradient: autograd, which needs the input, would copy it first."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Any shape."""
-        return type(self).function(input, self.inplace and not input.requires_grad)
+        return functional.relu6(input, self.inplace and not input.requires_grad)
 
 
-class ReLU6(_ReadsItsInput, nn.ReLU6):
-    """See `torch.nn.ReLU6`."""
+class Hardswish(nn.Hardswish):
+    """In place only where there is no gradient, likewise."""
 
-    function = functional.relu6
-
-
-class Hardswish(_ReadsItsInput, nn.Hardswish):
-    """See `torch.nn.Hardswish`."""
-
-    function = functional.hardswish
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Any shape."""
+        return functional.hardswish(input, self.inplace and not input.requires_grad)
 
 
-class SiLU(_ReadsItsInput, nn.SiLU):
-    """See `torch.nn.SiLU`."""
+class SiLU(nn.SiLU):
+    """In place only where there is no gradient, likewise."""
 
-    function = functional.silu
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Any shape."""
+        return functional.silu(input, self.inplace and not input.requires_grad)
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": ReLU6, "hswish": Hardswish, "silu": SiLU}
