@@ -555,7 +555,17 @@ def test_the_union_of_norms(student: Path, capsys: pytest.CaptureFixture[str], m
     least = min(found[name]["correct"] for name in names)
     assert found["union"]["correct"] <= least < found["clean"]["correct"]
     assert found["union"]["attack"] == {"name": "union", "attacks": names}
+    card = (student / "README.md").read_text()
+    assert "## Every norm" in card
+    assert "## AutoAttack" not in card
+    percent = f"{100 * found['union']['accuracy']:.1f}"
+    assert re.search(rf"\| union \| all of these \|  \| {percent} ", card)
+    assert f"| autoattack-l1 | l1, eps 4 | apgd-ce 5 steps | {100 * found['autoattack-l1']['accuracy']:.1f} " in card
+    assert "Larger ones, rotations, noise, blur and patches were not tried" in card
     (alone,) = evaluate(student, ["autoattack"], limit=40)
+    kept = json.loads((student / "autoattack.json").read_text())
+    assert kept["robust"]["autoattack"]["correct"] == found["autoattack-linf"]["correct"]
+    assert "## AutoAttack" in (student / "README.md").read_text()
     assert alone.measurement.robust["autoattack"].correct == found["autoattack-linf"]["correct"]
     code, text, _ = output(capsys, "evaluate", str(student), *options)
     rows = [line.split() for line in text.splitlines() if "autoattack-l1" in line or " union " in line]

@@ -71,7 +71,7 @@ class AutoAttack(GuardedAttack):
     @property
     def passes(self) -> int:
         """About how many forward passes each version takes for an image that withstands it, of 10 classes or more."""
-        return sum(self._part(name).passes for name in self._options)
+        return sum(self._part(name).passes for name in self.order)
 
     def find(
         self, model: Model, images: torch.Tensor, labels: torch.Tensor, loss: Loss | None, generator: torch.Generator
@@ -87,7 +87,7 @@ class AutoAttack(GuardedAttack):
         logits = torch.cat([model(images[batch]) for batch in batches])
         self._warn(logits[: len(batches[0])], model(images[batches[0]]))
         left = logits.argmax(1) == labels
-        for name in parts(list(self._options), logits.shape[1]):
+        for name in parts(list(self.order), logits.shape[1]):
             part = self._part(name)
             # Where images of a batch may depend on each other, it stays together.
             for batch in self._batches(left.nonzero().squeeze(1)) if images_are_apart(model) else batches:
@@ -100,14 +100,14 @@ class AutoAttack(GuardedAttack):
         return perturbed
 
     @property
-    def _options(self) -> dict[str, dict[str, Any]]:
-        """Of each part of the version, what is not its default."""
+    def order(self) -> dict[str, dict[str, Any]]:
+        """The parts in their order, by name, with what is not their default."""
         l1 = self.version == "standard" and self.threat.norm == "l1"
         return STANDARD_L1 if l1 else VERSIONS[self.version]
 
     def _part(self, name: str) -> GuardedAttack:
         """A part with its options."""
-        part = attacks.build(name, self._options.get(name, {}), threat=self.threat)
+        part = attacks.build(name, self.order.get(name, {}), threat=self.threat)
         assert isinstance(part, GuardedAttack)
         return part
 

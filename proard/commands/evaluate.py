@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from proard.attacks import Attack
+from proard.attacks.autoattack import AutoAttack, parts
 from proard.attacks.presets import RADII, UNION, attack_as_dict, named_attack, union_attacks
 from proard.commands.results import MeasuredStudent, Results
 from proard.commands.subjects import Subject, Subjects, student_directories, teacher_config
@@ -36,6 +37,7 @@ from proard.evaluation.gradient_masking import Finding, check_masking
 from proard.evaluation.transfer import PASSES as DIAGNOSIS_PASSES
 from proard.evaluation.transfer import Diagnostics
 from proard.evaluation.transfer import diagnose as diagnose_transfer
+from proard.export.model_card import PARTS
 from proard.export.named import is_named
 from proard.export.student_directory import rewrite_model_card
 from proard.runs.components import evaluation_batches
@@ -106,10 +108,20 @@ class Evaluation(MeasuredStudent):
         }
 
     def keep(self) -> None:
-        """Write each part of `further` into a file of the student's directory, and into its model card."""
-        for name, part in self.further().items():
+        """Write each part of `further`, and AutoAttack, into a file of the student's directory and into its card."""
+        found, everything = self.further(), self.as_dict()
+        strong = {name: everything[name] for name in self.measurement.robust if name.startswith(("autoattack", UNION))}
+        for name, row in strong.items():
+            attack = self.attacks.get(name)
+            if isinstance(attack, AutoAttack):
+                names = parts(list(attack.order), len(self.card["classes"]))
+                row["order"] = {part: attack.order.get(part, {}) for part in names}
+        if strong:
+            about = {"proard": __version__, "clean": everything["clean"]}
+            found[UNION if UNION in strong else "autoattack"] = {**about, "robust": strong}
+        for name, part in found.items():
             write_json(self.path / f"{name}.json", part)
-        if self.corruptions is not None or self.curve is not None:
+        if found.keys() & PARTS.keys():
             rewrite_model_card(self.path, self.card)
 
 
@@ -137,7 +149,8 @@ def evaluate(
             with ``config`` a network from elsewhere, as ``teacher`` takes them.
         attacks: such as ``pgd20``, as a cascade: each sees what the ones before it left; default those in the
             student's card, with which it repeats the card's numbers. ``union`` alone is AutoAttack in linf, l2 and
-            l1, each on all images, and the accuracy under all three.
+            l1, each on all images, and the accuracy under all three. AutoAttack's are kept in ``autoattack.json`` or
+            ``union.json`` and the model card of a student that is not on a hub.
         limit: use a stratified subset of this many test images; default as in the card.
         data_root: where the images are on this machine; default where they were, and for the zoo the few images that
             come with it.

@@ -123,10 +123,7 @@ def model_card(card: dict[str, Any], further: Mapping[str, dict[str, Any]] | Non
         energy=_energy(card.get("energy")),
         formats=_formats(formats, quantised),
         further="".join(part(further[name]) for name, part in PARTS.items() if name in further),
-        not_tried=", ".join(
-            ["Other norms" if "curve" in further else "Larger ones, other norms", "rotations"]
-            + ([] if "corruptions" in further else ["noise, blur"])
-        )
+        not_tried=", ".join(what for what, part in NOT_TRIED.items() if part not in further).capitalize()
         + " and patches",
         snippets="".join(_snippet(name, entry) for name, entry in formats.items() if name in SNIPPETS)
         or _snippet("pt2", {"file": "student.pt2"}),
@@ -236,7 +233,25 @@ def _curve(found: dict[str, Any]) -> str:
     return first + second + "\n" + "\n".join(f"- {finding}." for finding in found["findings"]) + "\n"
 
 
-PARTS = {"curve": _curve, "corruptions": _corruptions}  # of files that `evaluate` may add to a student directory
+def _autoattack(found: dict[str, Any]) -> str:
+    """Accuracy under AutoAttack, or under that of each norm and under all."""
+    rows = []
+    for name, row in found["robust"].items():
+        threat, order = row["attack"].get("threat"), row.get("order", {})
+        of = "all of these" if threat is None else f"{threat['norm']}, eps {threat['eps']:.4g}"
+        named = [
+            " ".join([part, *(f"{value} {option}" for option, value in more.items())]) for part, more in order.items()
+        ]
+        rows.append([name, of, ", ".join(named), _percent(row)])
+    text = f"On {found['clean']['images']} {found['clean']['split']} images ({_percent(found['clean'])} clean)."
+    title = "Every norm" if "union" in found["robust"] else "AutoAttack"
+    return _section(title, text, ["attack", "threat", "parts in their order", "accuracy"], rows)
+
+
+# What nobody tried, unless one of the parts below did
+NOT_TRIED = {"larger ones": "curve", "other norms": "union", "rotations": "", "noise, blur": "corruptions"}
+# Of files that `evaluate` may add to a student directory
+PARTS = {"autoattack": _autoattack, "union": _autoattack, "curve": _curve, "corruptions": _corruptions}
 
 
 def _section(title: str, text: str, head: list[str], rows: list[list[str]]) -> str:
