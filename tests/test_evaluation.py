@@ -539,8 +539,12 @@ def test_nfgsm_is_measured_within_eps() -> None:
     assert result.robust["nfgsm"].broken > 0
 
 
-def test_the_union_of_norms(student: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_union_of_norms(
+    student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each norm attacks every image; ``union`` is what withstands all; each alone is what `autoattack` gives."""
+    student = Path(shutil.copytree(student, tmp_path / "student"))
+    (student / "autoattack.json").unlink(missing_ok=True)
     monkeypatch.setattr("proard.attacks.autoattack.VERSIONS", {"standard": {"apgd-ce": {"steps": 5}}})
     monkeypatch.setattr("proard.attacks.autoattack.STANDARD_L1", {"apgd-ce": {"steps": 5}})
     radii = {"linf": LINF.eps, "l2": 0.5, "l1": 4.0}
