@@ -177,7 +177,7 @@ def test_a_training_without_memory_says_what_to_lower(
     assert message.startswith(
         "out of memory (CUDA out of memory. Tried to allocate 2.00 GiB), in phase 'teacher', step 0"
     )
-    assert "lower batch_size (32)" in message
+    assert "raise batch_parts (1), or lower batch_size (32)" in message
     assert "Advice" not in message
     assert "\n" not in message
 

@@ -285,6 +285,9 @@ class Config(Section):
         DEFAULT_PHASES, min_length=1, description="One after the other; default a teacher, then all students."
     )
     batch_size: Count = Field(128, description="Images per optimizer step, of all processes together.")
+    batch_parts: Count = Field(
+        1, description="Compute a step's images in so many parts, one after the other: 2 takes half of the memory."
+    )
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="What updates the weights.")
     class_weights: Annotated[Literal["balanced"] | tuple[NonNegative, ...] | None, BeforeValidator(_weights)] = Field(
         None,

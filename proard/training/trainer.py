@@ -94,9 +94,12 @@ class Trainer:
                 f"batch_size: {self.batch_size} images for {world_size()} processes; raise it, or take fewer"
             )
         smallest = self.supernet.student(self.supernet.space.smallest())
-        if self.batch_size // world_size() < 2 and has_batch_norm(smallest):
-            each = "" if world_size() == 1 else f" for {world_size()} processes, which is one image each"
-            raise UserError(f"batch_size: {self.batch_size}{each}; batch norm needs 2 images or more")
+        least = 2 if has_batch_norm(smallest) else 1
+        if self.batch_size // world_size() // config.batch_parts < least:
+            each = "" if world_size() == 1 else f" for {world_size()} processes"
+            each += f" in {config.batch_parts} parts each" if config.batch_parts > 1 else ""
+            why = "batch norm needs 2 images or more" if least == 2 else "a part needs an image"
+            raise UserError(f"batch_size: {self.batch_size}{each}; {why}")
         if fresh:
             load_initial_weights(config, self.supernet, data)
             load_run_weights(config, self.supernet, data)
@@ -155,8 +158,8 @@ class Trainer:
                     self.save()
         except torch.OutOfMemoryError as error:
             raise Stopped(
-                f"{out_of_memory(error)}, in phase '{self.phase.name}', step {self.position.step}; lower batch_size "
-                f"({self.config.batch_size}) or the supernet's widths",
+                f"{out_of_memory(error)}, in phase '{self.phase.name}', step {self.position.step}; raise batch_parts "
+                f"({self.config.batch_parts}), or lower batch_size ({self.config.batch_size}) or the supernet's widths",
                 alone=True,
             ) from error
         finally:
@@ -210,28 +213,40 @@ class Trainer:
             labels: (N,).
             progress: of the phase, in [0, 1].
         """
-        # The teacher's answers on the clean images: computed when first asked for, then remembered for all students
-        images = images.contiguous(memory_format=torch.channels_last)
-        teacher = self._batch_teacher(images)
-        crafted: torch.Tensor | None = None  # adversarial images that this step's students may share
         self.optimizer.zero_grad(set_to_none=False)
         students = self._students_of_a_step()
-        for architecture in students:
-            if self.graphs is not None and len(students) == 1 and architecture in self.captured:
-                numbers = self.graphs(architecture, images, labels, progress)
-            else:
-                student, outcome, numbers = self._train(architecture, images, labels, progress, teacher, crafted)
-                # What it leaves to the other students
-                if self._is_joint(architecture):
-                    teacher = BatchTeacher(student, images, outcome.clean_logits)
-                if crafted is None or self.crafting.source == "previous":
-                    crafted = outcome.adversarial_images
-            # To the sampler and to the record
-            loss, *found = numbers.unbind()
+        numbers: dict[Architecture, torch.Tensor] = {}
+        parts = max(min(self.config.batch_parts, len(images) // 2), 1)
+        for some, theirs in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
+            for architecture, part in self._train_all(students, some, theirs, progress, len(some) / len(images)):
+                numbers[architecture] = numbers[architecture] + part if architecture in numbers else part
+        # To the sampler and to the record
+        for architecture, values in numbers.items():
+            loss, *found = values.unbind()
             self.sampler.update(architecture, Signals(*found))
             self.record.count(architecture, loss, Signals(*found))
         # Update
         self._update(len(images))
+
+    def _train_all(
+        self, students: list[Architecture], images: torch.Tensor, labels: torch.Tensor, progress: float, share: float
+    ) -> Iterator[tuple[Architecture, torch.Tensor]]:
+        """The students of a step on a share of its batch, each with what `_train` says of it times the share."""
+        # The teacher's answers on the clean images: computed when first asked for, then remembered for all students
+        images = images.contiguous(memory_format=torch.channels_last)
+        teacher = self._batch_teacher(images)
+        crafted: torch.Tensor | None = None  # adversarial images that this step's students may share
+        for architecture in students:
+            if self.graphs is not None and len(students) == 1 and architecture in self.captured:
+                yield architecture, self.graphs(architecture, images, labels, progress)
+                continue
+            student, outcome, numbers = self._train(architecture, images, labels, progress, teacher, crafted, share)
+            yield architecture, share * numbers
+            # What it leaves to the other students
+            if self._is_joint(architecture):
+                teacher = BatchTeacher(student, images, outcome.clean_logits)
+            if crafted is None or self.crafting.source == "previous":
+                crafted = outcome.adversarial_images
 
     def _train(
         self,
@@ -241,8 +256,12 @@ class Trainer:
         progress: float | torch.Tensor,
         teacher: BatchTeacher | None,
         crafted: torch.Tensor | None,
+        share: float = 1.0,
     ) -> tuple[nn.Module, Outcome, torch.Tensor]:
-        """One student's part of a step: it, what its objective found, and its loss and signals in one tensor (4,)."""
+        """One student's part of a step: it, what its objective found, and its loss and signals in one tensor (4,).
+
+        Its gradients count as the images' share of the batch.
+        """
         # Cut, attack and loss
         student = self._cut(architecture)
         objective = self.joint if self.joint is not None and self._is_joint(architecture) else self.objective
@@ -250,7 +269,7 @@ class Trainer:
         with autocast(self.device, self.precision):
             outcome = objective.outcome(student, teacher, batch)
         # Gradients back
-        outcome.loss.backward()
+        (outcome.loss if share == 1 else share * outcome.loss).backward()
         self.supernet.accumulate(student)
         found = signals(outcome, teacher, images, labels)
         numbers = (outcome.loss.detach(), found.divergence, found.clean, found.robust)
@@ -331,7 +350,7 @@ class Trainer:
         self.best = None
         self.lowest_loss = float("inf")
         self.graphs: StepGraphs | None = None
-        if self.device.type == "cuda" and self.joint is None and world_size() == 1:
+        if self.device.type == "cuda" and self.joint is None and world_size() == self.config.batch_parts == 1:
             self.graphs = StepGraphs(self._numbers, self.compute, self.generator)
             self.captured = {stage.space.smallest(), stage.space.largest()}
 
