@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import nn
 
+from proard.attacks import AttackError
 from proard.commands.exit_code import exit_code
 from proard.common.device import autocast, resolve_device, resolve_precision
 from proard.common.errors import Stopped, UserError
 from proard.config import parse_config
 from proard.data import load_data
-from proard.data.images import StreamedImageSet
+from proard.data.images import StreamedImageSet, WorkerDied
 from proard.runs.run import Run
 from proard.training import Trainer, state
 from proard.training.optimizer import new_optimizer
@@ -180,6 +181,17 @@ def test_a_training_without_memory_says_what_to_lower(
     assert "raise batch_parts (1), or lower batch_size (32)" in message
     assert "Advice" not in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("error", [WorkerDied, AttackError])
+def test_what_may_happen_in_one_process_alone_is_said_there(
+    error: type[Stopped], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert exit_code(mock.Mock(side_effect=error("because"))) == 1
+    assert capsys.readouterr().err == "proard: because\n"
+    assert exit_code(mock.Mock(side_effect=Stopped("all do it"))) == 1
+    assert capsys.readouterr().err == ""
 
 
 def test_a_command_without_memory_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:

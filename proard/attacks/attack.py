@@ -148,6 +148,8 @@ attacks: Registry[Attack] = Registry("attack")
 class AttackError(Stopped):
     """An attack returned something that is no admissible perturbation."""
 
+    alone = True
+
 
 def check_result(attack: Attack, adversarial: torch.Tensor, images: torch.Tensor) -> None:
     """Refuse what an attack must not return: a result that would be counted as robustness, or as the lack of it.

@@ -16,12 +16,14 @@ class Stopped(Exception):
 
     Attributes:
         exit_code: of the command line.
-        alone: whether this process of a job stopped by itself, so that it has to say why.
+        alone: whether this process of a job stopped by itself, so that it has to say why; of a class: always.
     """
+
+    alone = False
 
     def __init__(self, message: str, exit_code: int = 1, alone: bool = False) -> None:
         super().__init__(message)
-        self.exit_code, self.alone = exit_code, alone
+        self.exit_code, self.alone = exit_code, alone or self.alone
 
 
 @contextmanager

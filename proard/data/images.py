@@ -137,6 +137,8 @@ class StreamedImageSet(ImageSet):
 class WorkerDied(Stopped):
     """A process that decodes images ended, for whatever reason."""
 
+    alone = True
+
 
 @dataclass(frozen=True)
 class ImageFiles:
