@@ -6,6 +6,7 @@ import argparse
 import gzip
 import importlib
 import io
+import json
 import os
 import re
 import shutil
@@ -27,7 +28,7 @@ from test_training import final_state, same
 from torch import nn
 from torch.nn import functional
 
-from proard import extract, load_student, train
+from proard import evaluate, extract, load_student, train
 from proard.commands.cli import main
 from proard.common.errors import UserError
 from proard.common.files import sha256
@@ -749,6 +750,7 @@ def guide_folder(student: Path, model: nn.Module, bench: FakeBench, tmp_path: Pa
     weights = tmp_path / "weights"
     weights.mkdir()
     torch.save(model.state_dict(), weights / "resnet.pt")
+    torch.save(model.state_dict(), weights / "mine.pt")
     save_file(
         timm.create_model("test_vit", num_classes=10, in_chans=1, img_size=32).state_dict(), weights / "vit.safetensors"
     )
@@ -786,3 +788,36 @@ def test_the_guide_shows_every_kind_of_source() -> None:
     assert kinds == {"directory", "program", "weights", "timm", "robustbench"}
     students = {key for block in BLOCKS if "student" in block for key in block["student"]}
     assert {"architecture", "directory", "timm", "weights"} <= students
+
+
+@pytest.mark.slow
+def test_from_a_checkpoint_of_timm_to_robust_students(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two entries of the guide, with a teacher that falls to the attack which its students withstand."""
+    monkeypatch.chdir(tmp_path)
+    data = load_data(parse_config({"data": {"name": "digits"}}).data)
+    ((images, labels),) = data.train.batches([torch.arange(len(data.train))], "cpu")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = timm.create_model("test_resnet", num_classes=10, in_chans=1)
+        optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+        for batch in [part for _ in range(15) for part in torch.randperm(len(images)).split(64)]:
+            optimizer.zero_grad()
+            functional.cross_entropy(network((images[batch] - 0.5) / 0.25), labels[batch]).backward()
+            optimizer.step()
+    (tmp_path / "weights").mkdir()
+    torch.save(network.state_dict(), "weights/mine.pt")
+    entries = next(block for block in BLOCKS if "mine.pt" in str(block))
+    values = {
+        "data": {"name": "digits"},
+        "supernet": {"family": "resnet", "widths": [16, 32], "blocks": [1, 1]},
+        "threat": {"eps": 0.1},
+        "validation": {"every": 100, "images": 64},
+        "evaluation": {"attack": {"steps": 10}},
+    }
+    run = train({**values, **entries}, run="run", quiet=True)
+    (student,) = extract(flops="1G", run=run, quiet=True)
+    Path("digits.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    (teacher,) = evaluate(json.dumps(entries["teacher"]), ["pgd10"], config="digits.yaml")
+    taught, alone = student.accuracies, teacher.accuracies
+    assert min(taught["clean"].value, alone["clean"].value) > 0.93
+    assert taught["pgd10"].value > alone["pgd10"].value + 0.3
