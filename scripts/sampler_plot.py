@@ -13,7 +13,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sampler_study import ARMS, COMPUTE, by_arm, robust
+from sampler_arms import ARMS, COMPUTE
+from sampler_tables import by_arm, robust
 
 Points = dict[str, list[tuple[float, list[float]]]]
 

@@ -23,10 +23,12 @@ import random
 import shlex
 import sys
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
+from sampler_arms import ALONE, ARMS, BASE, PLACES, SHARE
+from sampler_tables import tables
 
 from proard import train
 from proard.attacks import Attack, ThreatModel, attacks
@@ -63,63 +65,6 @@ FOLDER: dict[str, Any] = {
     "batch_size": 128,
     "ema_decay": 0.995,
 }
-PLACES = ("smallest", "low", "middle", "high", "largest")
-ONE_STEP = {"name": "nfgsm"}
-ROBUSTNESS = {"name": "robustness", "largest": 0.08}  # less of the largest student than the default has
-# What differs from the base arm: a step of four students by the sandwich rule, each attacked by itself in 5 steps.
-ARMS: dict[str, dict[str, Any]] = {
-    "sandwich": {"sampler": {"name": "sandwich", "students": 4}},
-    "uniform-2": {"sampler": {"name": "uniform", "students": 2}},
-    "uniform-1": {"sampler": {"name": "uniform", "students": 1}},
-    "robustness-2": {"sampler": {**ROBUSTNESS, "students": 2}},
-    "robustness-1": {"sampler": {**ROBUSTNESS, "students": 1}},
-    "robustness-1, no gap": {"sampler": {**ROBUSTNESS, "students": 1, "floor": 1.0}},
-    "sandwich, one-step": {"sampler": {"name": "sandwich", "students": 4}, "attack": ONE_STEP},
-    "uniform-1, one-step": {"sampler": {"name": "uniform", "students": 1}, "attack": ONE_STEP},
-    "robustness-2, one-step": {"sampler": {**ROBUSTNESS, "students": 2}, "attack": ONE_STEP},
-    "robustness-1, one-step": {"sampler": {**ROBUSTNESS, "students": 1}, "attack": ONE_STEP},
-}
-# The last one again, with something more or less.
-ADVERSARIAL_ONLY = {"name": "rslad", "adversarial_weight": 1.0}
-WITH_LABELS: dict[str, Any] = {"objective": {**ADVERSARIAL_ONLY, "label_weight": 0.5}, "attack": ONE_STEP}
-# The last sixth of the epochs, once more from a small learning rate down.
-LATE: dict[str, Any] = {"name": "late", "attack": {"steps": 3}, "learning_rate": 0.03, "warmup_epochs": 0}
-LABELS_ALONE = {"name": "sat", "label_smoothing": 0.1}
-TWO_STEPS: dict[str, Any] = {"objective": ADVERSARIAL_ONLY, "attack": {"steps": 2}}
-MORE: dict[str, dict[str, Any]] = {
-    "robustness-1, one-step, averaged": {"ema_decay": 0.99},
-    "robustness-1, adversarial only": {"objective": ADVERSARIAL_ONLY},
-    "uniform-1, adversarial only": {**ARMS["uniform-1"], "objective": ADVERSARIAL_ONLY},
-    "robustness-1, with labels": WITH_LABELS,
-    "default": {"sampler": {"name": "robustness"}, **WITH_LABELS},
-    "default, more steps late": {"sampler": {"name": "robustness"}, **WITH_LABELS, "late": LATE},
-    "default, clean images too": {
-        "sampler": {"name": "robustness"},
-        **WITH_LABELS,
-        "objective": {"name": "rslad", "label_weight": 0.5},
-    },
-    "default, entropy weights": {
-        "sampler": {"name": "robustness"},
-        **WITH_LABELS,
-        "objective": {"name": "rslad", "label_weight": 0.5, "entropy_weight": 5.0, "scale": 0.5},
-    },
-    "default, labels alone": {"sampler": {"name": "robustness"}, "objective": LABELS_ALONE},
-    "default, labels alone, random weights": {
-        "sampler": {"name": "robustness"},
-        "objective": LABELS_ALONE,
-        "fresh": True,
-    },
-    "uniform-1, with labels": {**ARMS["uniform-1"], **WITH_LABELS},
-    "robustness-1, labels alone": {"objective": LABELS_ALONE},
-    "robustness-1, two steps": TWO_STEPS,
-    "uniform-1, two steps": {**ARMS["uniform-1"], **TWO_STEPS},
-    "robustness-1, two steps, largest 0.2": {"sampler": {"name": "robustness"}, **TWO_STEPS},
-}
-ARMS |= {words: {**ARMS["robustness-1, one-step"], **settings} for words, settings in MORE.items()}
-COMPUTE = {"": 1.0, " at half": 0.5, " at a quarter": 0.25, " at double": 2.0}
-ARMS = {arm + words: {**settings, "compute": c} for words, c in COMPUTE.items() for arm, settings in ARMS.items()}
-ALONE, SHARE = "alone", "alone, its share"
-BASE = "sandwich"
 
 
 class Study:
@@ -357,103 +302,6 @@ def places(space: SearchSpace, seed: int) -> dict[str, Architecture]:
 
     middle = {name: nearest_to((index + 1) / 4) for index, name in enumerate(PLACES[1:-1])}
     return {PLACES[0]: space.smallest(), **middle, PLACES[-1]: space.largest()}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Tables
-
-
-def by_arm(rows: list[dict[str, Any]], measured: str) -> dict[str, dict[int, dict[str, Any]]]:
-    """Arm to seed to students, seconds and multiply-adds; the parts of ``alone`` are put together, complete ones."""
-    arms: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in rows:
-        if row["measured"] != measured:
-            continue
-        empty = {"students": {}, "seconds": 0.0, "epochs": [], "multiply_adds": 0.0}
-        entry = arms.setdefault(row["arm"], {}).setdefault(row["seed"], empty)
-        entry["students"] |= row["students"]
-        entry["epochs"].append(row["epochs"])
-        entry["seconds"] += row["seconds"]
-        entry["multiply_adds"] += sum(row["multiply_adds"].values())
-    return {
-        arm: {seed: e for seed, e in seeds.items() if arm == "teacher" or len(e["students"]) == len(PLACES)}
-        for arm, seeds in arms.items()
-    }
-
-
-def robust(entry: dict[str, Any], place: str, name: str = "robust") -> float:
-    """Accuracy in percent at one place, or the mean over all."""
-    chosen = PLACES if place == "mean" else (place,)
-    return 100 * mean(entry["students"][p][name] for p in chosen)
-
-
-def tables(rows: list[dict[str, Any]]) -> list[str]:
-    """Markdown: what every arm gives, and its difference from the base arm."""
-    lines: list[str] = []
-    for measured, title in (("students", "PGD-20"), ("autoattack", "AutoAttack")):
-        arms = by_arm(rows, measured)
-        teachers = arms.pop("teacher", {})
-        order = [
-            arm for arm in dict.fromkeys([ALONE, SHARE, *ARMS, *arms]) if arms.get(arm)
-        ]  # last, arms that are gone
-        if not order:
-            continue
-        count = next(iter(next(iter(arms[order[0]].values()))["students"].values()))["images"]
-        lines += [f"### {title}, % of {count} test images", ""]
-        heads = ["arm", "seeds", "epochs", *PLACES, "mean", "clean, mean", "CPU s", "10^12 multiply-adds"]
-        lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-        for arm in order:
-            entries = list(arms[arm].values())
-            cells = [spread([robust(e, place) for e in entries]) for place in (*PLACES, "mean")]
-            cells.append(spread([robust(e, "mean", "clean") for e in entries]))
-            cells += [f"{mean(e['seconds'] for e in entries):.0f}"]
-            cells += [f"{mean(e['multiply_adds'] for e in entries) / 1e12:.2f}"]
-            few, many = (end(n for entry in entries for n in entry["epochs"]) for end in (min, max))
-            epochs = str(few) if few == many else f"{few} to {many}"
-            lines.append("| " + " | ".join([arm, str(len(entries)), epochs, *cells]) + " |")
-        if measured == "students" and teachers:
-            entries = list(teachers.values())
-            seconds = mean(entry["seconds"] for entry in entries)
-            accuracy = spread([robust(entry, "largest") for entry in entries])
-            lines += [
-                "",
-                f"Teachers ({len(entries)}): {accuracy} robust, {seconds:.0f} CPU s and "
-                f"{mean(e['multiply_adds'] for e in entries) / 1e12:.2f}e12 multiply-adds each, not in the rows above.",
-            ]
-        lines += [
-            "",
-            f"Paired differences from `{BASE}`, points of {title}, with a 95 % interval over seeds (Student's t)",
-        ]
-        heads = ["arm", "seeds", *PLACES, "mean"]
-        lines += ["", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-        for arm in order:
-            common = sorted(set(arms[arm]) & set(arms.get(BASE, {})))
-            if arm == BASE or not common:
-                continue
-            cells = []
-            for place in (*PLACES, "mean"):
-                cells.append(interval([robust(arms[arm][s], place) - robust(arms[BASE][s], place) for s in common]))
-            lines.append("| " + " | ".join([arm, str(len(common)), *cells]) + " |")
-        lines.append("")
-    gone = dict.fromkeys(row["arm"] for row in rows if row["arm"] not in ("teacher", ALONE, SHARE, *ARMS))
-    if gone:
-        lines += [f"Options that are gone; the commits of their rows have the code: {'; '.join(gone)}.", ""]
-    return lines
-
-
-def spread(values: list[float]) -> str:
-    """Mean, and standard deviation where there are several."""
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
-
-
-def interval(values: list[float]) -> str:
-    """Mean of paired differences, and the half width of its 95 % interval (Student's t)."""
-    from scipy.stats import t  # comes with scikit-learn
-
-    if len(values) < 2:
-        return f"{values[0]:+.1f}"
-    half = t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return f"{mean(values):+.1f} ± {half:.1f}"
 
 
 def main() -> None:

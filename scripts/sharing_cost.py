@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 from benchmark import interleaved, ratios, with_quartiles
-from sampler_study import BASE, Study
+from sampler_arms import BASE
+from sampler_study import Study
 
 from proard.common.environment import environment
 from proard.config import Config
