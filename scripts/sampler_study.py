@@ -253,6 +253,8 @@ class Study:
         images = extractor.data.test.subset(min(count, len(extractor.data.test)), 0)
         results: dict[str, Any] = {}
         for place, architecture in architectures.items():
+            if autoattack and place not in self.arguments.attacked:
+                continue
             student = extractor.supernet.extract(architecture, extractor.calibration)
             batches = evaluation_batches(images, extractor.data.input_shape, extractor.device)
             result = measure(student, batches, {"attack": attack}, seed=0)
@@ -318,6 +320,7 @@ def main() -> None:
     )
     parser.add_argument("--test-images", type=int, default=1000)
     parser.add_argument("--autoattack", type=int, default=0, help="test images for AutoAttack; 0 leaves it out")
+    parser.add_argument("--attacked", nargs="+", choices=PLACES, default=PLACES, help="students that it attacks")
     parser.add_argument("--work", default="runs/samplers", help="where runs are kept")
     parser.add_argument("--out", required=True, help="the tables and their rows, without suffix")
     Study(parser.parse_args()).run()

@@ -27,16 +27,17 @@ def by_arm(rows: list[dict[str, Any]], measured: str) -> dict[str, dict[int, dic
         entry["epochs"].append(row["epochs"])
         entry["seconds"] += row["seconds"]
         entry["multiply_adds"] += sum(row["multiply_adds"].values())
+    some = measured == "autoattack"  # of which only some students may have been measured
     return {
-        arm: {seed: e for seed, e in seeds.items() if arm == "teacher" or len(e["students"]) == len(PLACES)}
+        arm: {seed: e for seed, e in seeds.items() if some or arm == "teacher" or len(e["students"]) == len(PLACES)}
         for arm, seeds in arms.items()
     }
 
 
 def robust(entry: dict[str, Any], place: str, name: str = "robust") -> float:
-    """Accuracy in percent at one place, or the mean over all."""
-    chosen = PLACES if place == "mean" else (place,)
-    return 100 * mean(entry["students"][p][name] for p in chosen)
+    """Accuracy in percent at one place, or the mean over all that were measured; NaN where it was not."""
+    students = entry["students"].values() if place == "mean" else filter(None, [entry["students"].get(place)])
+    return 100 * mean([student[name] for student in students] or [math.nan])
 
 
 def tables(rows: list[dict[str, Any]]) -> list[str]:
@@ -94,7 +95,9 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def spread(values: list[float]) -> str:
-    """Mean, and standard deviation where there are several."""
+    """Mean, and standard deviation where there are several; a dash where one was not measured."""
+    if math.isnan(mean(values)):
+        return "-"
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
@@ -102,6 +105,8 @@ def interval(values: list[float]) -> str:
     """Mean of paired differences, and the half width of its 95 % interval (Student's t)."""
     from scipy.stats import t  # comes with scikit-learn
 
+    if math.isnan(mean(values)):
+        return "-"
     if len(values) < 2:
         return f"{values[0]:+.1f}"
     half = t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
