@@ -3,9 +3,10 @@
 Both attack the same test images, those that a student classifies correctly, chunk by chunk: one, then the other, in
 turn first. The package runs the student as it is, as its users do; proard runs what `proard evaluate` runs, a copy with
 batch norm folded and channels last. All verdicts are of the student as it is. An image that the package breaks and
-proard does not is *weaker*, the opposite is *stronger*. With eps of the card for its norm, and 0.5 for l2.
+proard does not is *weaker*, the opposite is *stronger*. Eps is that of the card for its norm, 0.5 for l2, 12 for l1.
 
 python scripts/bench_autoattack.py zoo:cifar10-jpeg/flops-2M --data-root DIR --out docs/results/bench_autoattack
+python scripts/bench_autoattack.py zoo:cifar10-jpeg/flops-2M --threats l1:8 --part apgd-ce --data-root DIR --out OUT
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from benchmark import Table, timed
 from pyautoattack import AutoAttack as Package
 from torch import nn
 
-from proard.attacks import AutoAttack, ThreatModel, check_result
+from proard.attacks import AutoAttack, ThreatModel, attacks, check_result
+from proard.attacks.presets import RADII
 from proard.config import DataConfig
 from proard.data import load_data
 from proard.evaluation.fast_copy import fast_copy
@@ -34,11 +36,13 @@ def right(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tor
 
 
 def broken_by_package(
-    student: nn.Module, images: torch.Tensor, labels: torch.Tensor, threat: ThreatModel
+    student: nn.Module, images: torch.Tensor, labels: torch.Tensor, threat: ThreatModel, part: str | None
 ) -> torch.Tensor:
-    """Which images the package breaks, by its standard version."""
-    norm = {"linf": "Linf", "l2": "L2"}[threat.norm]
+    """Which images the package breaks, by its standard version or by a part of it."""
+    norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[threat.norm]
     attack = Package(student, norm=norm, eps=threat.eps, seed=0, device=images.device)
+    if part is not None:
+        attack.attacks_to_run = [part]
     attack.verbose = False
     targets = int(student(images[:1]).shape[1]) - 1
     for part in (attack.apgd_targeted, attack.fab):
@@ -48,10 +52,11 @@ def broken_by_package(
 
 
 def broken_by_proard(
-    student: nn.Module, images: torch.Tensor, labels: torch.Tensor, threat: ThreatModel
+    student: nn.Module, images: torch.Tensor, labels: torch.Tensor, threat: ThreatModel, part: str | None
 ) -> torch.Tensor:
     """Which images proard breaks, as `proard evaluate` runs it."""
-    attack, fast = AutoAttack(threat), fast_copy(student, images)
+    whole, fast = AutoAttack(threat), fast_copy(student, images)
+    attack = whole if part is None else attacks.build(part, whole.order[part], threat=threat)
     adversarial = attack(fast, images.contiguous(memory_format=torch.channels_last), labels)
     check_result(attack, adversarial, images)
     return ~right(student, adversarial, labels)
@@ -63,18 +68,18 @@ WAYS = {"proard": broken_by_proard, "pyautoattack": broken_by_package}
 
 
 def compared(
-    student: nn.Module, images: torch.Tensor, labels: torch.Tensor, threat: ThreatModel, chunk: int
+    student: nn.Module, images: torch.Tensor, labels: torch.Tensor, threat: ThreatModel, part: str | None, chunk: int
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """Which images each of the two breaks, and its seconds."""
     broken: dict[str, list[torch.Tensor]] = {way: [] for way in WAYS}
     seconds = dict.fromkeys(WAYS, 0.0)
 
     def attack(way: str, x: torch.Tensor, y: torch.Tensor) -> None:
-        broken[way].append(WAYS[way](student, x, y, threat))
+        broken[way].append(WAYS[way](student, x, y, threat, part))
 
-    for turn, part in enumerate(zip(images.split(chunk), labels.split(chunk), strict=True)):
+    for turn, some in enumerate(zip(images.split(chunk), labels.split(chunk), strict=True)):
         for way in list(WAYS)[:: 1 if turn % 2 else -1]:
-            seconds[way] += timed(partial(attack, way, *part), images.device)
+            seconds[way] += timed(partial(attack, way, *some), images.device)
     return {way: torch.cat(parts) for way, parts in broken.items()}, seconds
 
 
@@ -99,7 +104,8 @@ def main() -> None:
     parser.add_argument("students", nargs="+", help="student directories, or zoo:SET/STUDENT")
     parser.add_argument("--images", type=int, default=500, help="correctly classified ones, of each student")
     parser.add_argument("--chunk", type=int, default=250, help="images that go to one and then to the other")
-    parser.add_argument("--norms", nargs="+", default=["linf", "l2"])
+    parser.add_argument("--threats", nargs="+", default=["linf", "l2"], metavar="NORM[:EPS]")
+    parser.add_argument("--part", help="of the standard version, alone")
     parser.add_argument("--data-root", help="where the images are, if not where the card says")
     parser.add_argument("--out", type=Path, required=True, help="without suffix")
     arguments = parser.parse_args()
@@ -109,16 +115,19 @@ def main() -> None:
         "AutoAttack: proard and pyautoattack",
         device,
         f"Test images that the student classifies correctly, {arguments.chunk} at a time at most; the standard version "
-        "of both. *Weaker* are images that the package alone breaks, *stronger* those that proard alone breaks.",
+        f"of both{f', {arguments.part} of it alone' if arguments.part else ''}. *Weaker* are images that the package "
+        "alone breaks, *stronger* those that proard alone breaks.",
         COLUMNS,
     )
     for name in arguments.students:
         student = load_student(name).to(device)
         images, labels = test_images(name, student, arguments.images, arguments.data_root)
         recorded = read_card(name)["evaluation"]["robust"][0]["attack"]["threat"]
-        for norm in arguments.norms:
-            eps = {"linf": 8 / 255, "l2": 0.5, recorded["norm"]: recorded["eps"]}[norm]
-            broken, seconds = compared(student, images, labels, ThreatModel(norm, eps), arguments.chunk)
+        for threat in arguments.threats:
+            norm, _, radius = threat.partition(":")
+            eps = float(radius) if radius else {**RADII, recorded["norm"]: recorded["eps"]}[norm]
+            threat = ThreatModel(norm, eps)
+            broken, seconds = compared(student, images, labels, threat, arguments.part, arguments.chunk)
             ours, theirs = broken.values()
             row = {
                 "student": name,

@@ -93,6 +93,9 @@ def ascend(
     sparse = threat.norm == "l1"
     step_size, rises, last = torch.full_like(score, (1 if sparse else 2) * threat.eps), torch.zeros_like(score), 0
     share, changed = torch.full_like(score, FIRST_SHARE), torch.ones_like(score)
+    if sparse and start is not None:
+        changed = coordinates_changed(x, images)
+        share = changed / SLOWER
     halved = fooled.clone()
     often = max(int(LOOKS * steps), 1)
     looks = list(range(often, steps, often)) if sparse else checkpoints(steps)
@@ -135,7 +138,7 @@ def ascend(
                     )
         if step in looks:
             if sparse:
-                share_now = total((best != images).to(share.dtype)) / images[0].numel()
+                share_now = coordinates_changed(best, images)
                 stuck = share_now < FEWER * changed
                 slower = (step_size / SLOWER).clamp_min(SHORTEST * threat.eps)
                 step_size = torch.where(stuck, threat.eps, slower)
@@ -153,6 +156,11 @@ def ascend(
         rest = ~fooled[left]
         found[left[rest]], score[left[rest]] = best[rest], best_value[rest].to(score.dtype)
     return found, score, fooled
+
+
+def coordinates_changed(x: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """The share of each image's values that differ (N,)."""
+    return total((x != images).to(images.dtype)) / images[0].numel()
 
 
 @dataclass(frozen=True)
