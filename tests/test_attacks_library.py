@@ -41,7 +41,7 @@ from proard.attacks import (
     check_result,
     fgsm,
 )
-from proard.attacks.apgd import checkpoints, dlr, targeted_dlr
+from proard.attacks.apgd import ascend, checkpoints, dlr, targeted_dlr
 from proard.attacks.autoattack import parts
 from proard.attacks.fab import to_hyperplane
 from proard.attacks.losses import margin
@@ -680,6 +680,25 @@ def test_apgd_halves_its_step_where_the_loss_stops_rising() -> None:
     distance = (attack(model, x, y) - tip).flatten(1).norm(dim=1)
     assert distance.max() < 0.05
     assert ((x - tip).flatten(1).norm(dim=1) > 0.1).all()
+
+
+def test_l1_apgd_goes_on_as_sparse_as_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first steps change a fifth of the coordinates, or two thirds as many as the start that it is given has."""
+    x = torch.full((6, 3, 4, 4), 0.5)
+    start, shares, direction = x.clone(), [], ThreatModel.ascent_direction
+    start.view(6, -1)[:, :12] += 0.01
+
+    def watched(threat: ThreatModel, gradient: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        shares.append(share)
+        return direction(threat, gradient, share)
+
+    monkeypatch.setattr(ThreatModel, "ascent_direction", watched)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    for given in (None, start):
+        loss = lambda _: lambda logits, _: logits[:, 1]  # noqa: E731
+        ascend(model, x, None, loss, ThreatModel("l1", 1.0), steps=1, generator=torch.Generator(), start=given)
+    for share, expected in zip(shares, (0.2, 12 / 48 / 1.5), strict=True):
+        torch.testing.assert_close(share, torch.full((6,), expected))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
