@@ -90,7 +90,7 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
         lines.append("")
     gone = dict.fromkeys(row["arm"] for row in rows if row["arm"] not in ("teacher", ALONE, SHARE, *ARMS))
     if gone:
-        lines += [f"Options that are gone; the commits of their rows have the code: {'; '.join(gone)}.", ""]
+        lines += [f"Arms that are gone; the commits of their rows have the code: {'; '.join(gone)}.", ""]
     return lines
 
 
