@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
 
 config=quickstart.yaml
-budgets=(150K 600K 4M) # multiply-adds; one student each
+budgets=(130K 600K 4M) # multiply-adds; one student each
 
 make_environment report
 proard=.venv/bin/proard

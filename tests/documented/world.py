@@ -23,7 +23,7 @@ IMAGES = "path/to/images"
 
 QUICKSTART = (  # what scripts/quickstart.sh calls; a run that was profiled, too
     "train --config quickstart.yaml --run runs/quickstart",
-    "extract --flops 150K --flops 600K --flops 4M --run runs/quickstart",
+    "extract --flops 130K --flops 600K --flops 4M --run runs/quickstart",
     "evaluate runs/quickstart",
     "profile --run runs/quickstart",
 )
@@ -39,7 +39,7 @@ def build(folder: Path) -> list[str]:
         code, text = captured(partial(main, command.split()))
         assert code == 0, text
         printed.append(text)
-    shutil.copytree("runs/quickstart/students/flops-150K", "runs/teacher/students/student")
+    shutil.copytree("runs/quickstart/students/flops-130K", "runs/teacher/students/student")
     (folder / "weights").mkdir()
     resnet = timm.create_model("test_resnet", num_classes=10, in_chans=1)
     torch.save(resnet.state_dict(), "weights/resnet.pt")
