@@ -3,8 +3,8 @@
 Few students train in a step, and many steps are taken: the unit is the multiply-add, not the step. What the students of
 a bin of multiply-adds lack is their *robust gap*: how much farther than the largest student they are from the teacher
 on adversarial images (ShiftNAS and PA&DA adapt to losses on clean images). A bin is drawn in proportion to its gap over
-the square root of its cost; the two ends of the space have fixed shares. It is the default, as it beats the sandwich
-rule and uniform draws at equal compute (docs/results/samplers.md).
+the square root of its cost; the two ends of the space have fixed shares. It is the default, as at equal compute it
+beats the sandwich rule everywhere, and uniform draws at the smallest student (docs/results/samplers.md).
 """
 
 from __future__ import annotations
