@@ -24,8 +24,9 @@ class RSLAD(AdversarialObjective):
     Where ``entropy_weight`` c is given, images count by how far the teacher is unsure where the student is attacked, as
     in SAAD (Lee and Chung, arXiv 2512.10275). With the entropy ``h = H(T(x'))`` and its least and greatest value in the
     batch (in each process's part of it), ``D(S(x'))`` is multiplied by ``c (h - min h)`` and ``D(S(x))`` by
-    ``1 - (h - min h) / (max h - min h)``. These are the weights of the authors' code, in which other terms differ; what
-    they gain was not measured.
+    ``1 - (h - min h) / (max h - min h)``. These are the weights of the authors' code, in which other terms differ. They
+    gained over this objective without them, though not over ``adversarial_weight: 1`` (docs/results/samplers.md), with
+    the supernet's own teacher; one from elsewhere, which they are for, was not tried.
 
     The divergence is summed over classes and averaged over images. The authors' code averages over the classes too, and
     multiplies by 10 on CIFAR-100; ``scale`` restores such a factor (1 / classes, or 10 / classes).
