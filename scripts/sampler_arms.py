@@ -50,18 +50,6 @@ MORE: dict[str, dict[str, Any]] = {
         "objective": LABELS_ALONE,
         "fresh": True,
     },
-    "default, two small batches per student": {
-        "sampler": {"name": "robustness", "hold": 2},
-        **WITH_LABELS,
-        "batch_size": 32,
-        "rate": {"learning_rate": 0.05},
-    },
-    "default, small batches": {
-        "sampler": {"name": "robustness"},
-        **WITH_LABELS,
-        "batch_size": 32,
-        "rate": {"learning_rate": 0.05},
-    },
     "uniform-1, with labels": {**ARMS["uniform-1"], **WITH_LABELS},
     "robustness-1, labels alone": {"objective": LABELS_ALONE},
     "robustness-1, two steps": TWO_STEPS,

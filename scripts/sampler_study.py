@@ -184,8 +184,8 @@ class Study:
         config = self.config(seed)
         if not settings.get("fresh"):
             config["supernet"] |= {"weights": str(teacher)}
-        config |= {key: settings[key] for key in ("attack", "ema_decay", "batch_size") if key in settings}
-        phase |= {key: settings[key] for key in ("objective", "sampler") if key in settings} | settings.get("rate", {})
+        config |= {key: settings[key] for key in ("attack", "ema_decay") if key in settings}
+        phase |= {key: settings[key] for key in ("objective", "sampler") if key in settings}
         return {**config, "phases": [phase]}
 
     def students_alone(self, arm: str, seed: int, teacher: Path) -> None:

@@ -34,7 +34,6 @@ class Robustness(Sampler):
         bins: of multiply-adds, of equal ratio, for all others.
         floor: in [0, 1]: the part of the bins' shares that ignores the gap.
         memory: in [0, 1): the weight of a moving average of divergences, at each update of it.
-        hold: so many steps in a row, each with its own batch, have the same students.
         steps_per_epoch: optimizer steps.
         steps: of the whole phase.
 
@@ -52,7 +51,6 @@ class Robustness(Sampler):
         bins: int = 6,
         floor: float = 0.3,
         memory: float = 0.95,
-        hold: int = 1,
         steps_per_epoch: int = 1,
         steps: int = 1,
     ) -> None:
@@ -64,7 +62,6 @@ class Robustness(Sampler):
         if min(smallest, largest) < 0 or smallest + largest > 1:
             raise ValueError(f"smallest and largest must be shares of at most 1 in all, got {smallest} and {largest}")
         self.floor, self.memory = floor, memory
-        self.hold, self.held = hold, []
         self.strata = Strata(space, bins)
         self.ends = {space.smallest(): smallest, space.largest(): largest}
         self.costs = [
@@ -76,8 +73,6 @@ class Robustness(Sampler):
 
     def draw(self, step: int) -> list[Architecture]:
         """An end or a bin by its share, again and again, until there are enough different students."""
-        if step % self.hold:
-            return self.held
         if step % REFRESH == 0:
             self._read()
         shares, ends, bins = self.shares(), list(self.ends), list(self.strata.members)
@@ -89,8 +84,7 @@ class Robustness(Sampler):
             (place,) = self.rng.choices(range(len(shares)), shares)
             inner = place - len(ends)
             students.setdefault(ends[place] if inner < 0 else self.strata.draw(bins[inner], self.rng))
-        self.held: list[Architecture] = list(students)
-        return self.held
+        return list(students)
 
     def shares(self) -> list[float]:
         """Of the draws: the smallest student's, the largest's, then every bin's; they add up to 1."""
