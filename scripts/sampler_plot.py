@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sampler_arms import ARMS, COMPUTE
@@ -34,6 +35,7 @@ def points(rows: list[dict[str, Any]], place: str) -> Points:
 
 def draw(axes: Axes, lines: Points, title: str) -> None:
     """A line for every arm; bars are the standard deviation over seeds."""
+    axes.set_prop_cycle(color=colormaps["tab20"].colors)
     for name, values in lines.items():
         deviations = [stdev(v) if len(v) > 1 else 0.0 for _, v in values]
         seeds = max(len(v) for _, v in values)
