@@ -80,7 +80,10 @@ def test_what_follows_a_training_is_repeated_with_it(every_step: list[str], tmp_
 def test_a_step_that_is_out_of_time_may_save_itself(
     machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saves = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('saved', flush=True)"
+    saves = (  # like proard, it listens to Ctrl-C even where the shell's background jobs do not
+        "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "try: time.sleep(60)\nexcept KeyboardInterrupt: print('saved', flush=True)"
+    )
     everything = half_hour(tmp_path / "gpu")
     everything.steps["machine"] = {"environment": gpu.environment(), "code": 0}
     monkeypatch.setattr(everything, "left", lambda name: 2.0)
