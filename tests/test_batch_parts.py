@@ -12,6 +12,7 @@ from proard import train
 from proard.common.errors import UserError
 from proard.config import parse_config
 from proard.data import load_data
+from proard.runs.checkpoint import load_checkpoint
 from proard.runs.run import Run, read_metrics
 from proard.training.trainer import Trainer
 
@@ -46,7 +47,7 @@ def test_parts_have_the_gradients_and_numbers_of_the_whole(
         "teacher": {"mode": mode},
         "precision": "float32",
     }
-    images, labels = torch.rand(10, 1, 8, 8), torch.arange(10) % 10
+    images, labels = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(10) % 10
     found = []
     for parts in (1, 3):
         made = trainer(tiny, tmp_path, parts, **settings)
@@ -60,8 +61,11 @@ def test_parts_have_the_gradients_and_numbers_of_the_whole(
         torch.testing.assert_close(cut[0][name], gradient, rtol=1e-3, atol=1e-6, msg=name)
     for one, other in zip([*whole[1], whole[2]], [*cut[1], cut[2]], strict=True):
         numbers = {name for name, value in one.items() if isinstance(value, float)}
-        assert {name: other[name] for name in numbers} == pytest.approx({n: one[n] for n in numbers}, rel=1e-3)
-        assert [other.get(name) for name in ("sampled", "robust")] == [one.get(name) for name in ("sampled", "robust")]
+        assert {name: other[name] for name in numbers} == pytest.approx(
+            {n: one[n] for n in numbers}, rel=1e-3, abs=1e-4
+        )
+        assert other.get("sampled") == one.get("sampled")
+        assert other.keys() == one.keys()
 
 
 def test_no_more_than_a_part_is_computed_at_a_time(
@@ -82,13 +86,13 @@ def test_no_more_than_a_part_is_computed_at_a_time(
     assert counts[1][0] == counts[4][0]  # later ones follow what was learned
     assert [row["steps"] for row in rows[1]] == [row["steps"] for row in rows[4]]
     again = train({**tiny, "batch_parts": 4}, run=tmp_path / "again", quiet=True)
-    states = [torch.load(run / "checkpoint.pt", weights_only=False)["supernet"] for run in (runs[4], again)]
+    states = [load_checkpoint(run / "checkpoint.pt")["supernet"] for run in (runs[4], again)]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
 def test_a_part_without_images_is_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
     size = tiny["batch_size"]
-    with pytest.raises(UserError, match=rf"batch_size: {size} in {size} parts each; batch norm needs 2 images or more"):
+    with pytest.raises(UserError, match=rf"batch_size: {size} in {size} parts each; a part needs 2 images or more"):
         train({**tiny, "batch_parts": size}, run=tmp_path / "run", quiet=True)
     with pytest.raises(UserError, match="batch_parts"):
         train({**tiny, "batch_parts": 0}, run=tmp_path / "run", quiet=True)

@@ -94,11 +94,11 @@ class Trainer:
                 f"batch_size: {self.batch_size} images for {world_size()} processes; raise it, or take fewer"
             )
         smallest = self.supernet.student(self.supernet.space.smallest())
-        least = 2 if has_batch_norm(smallest) else 1
-        if self.batch_size // world_size() // config.batch_parts < least:
+        images = self.batch_size // world_size() // config.batch_parts
+        if images < 2 and (config.batch_parts > 1 or has_batch_norm(smallest)):
             each = "" if world_size() == 1 else f" for {world_size()} processes"
             each += f" in {config.batch_parts} parts each" if config.batch_parts > 1 else ""
-            why = "batch norm needs 2 images or more" if least == 2 else "a part needs an image"
+            why = "a part needs 2 images or more" if config.batch_parts > 1 else "batch norm needs 2 images or more"
             raise UserError(f"batch_size: {self.batch_size}{each}; {why}")
         if fresh:
             load_initial_weights(config, self.supernet, data)
@@ -216,7 +216,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=False)
         students = self._students_of_a_step()
         numbers: dict[Architecture, torch.Tensor] = {}
-        parts = max(min(self.config.batch_parts, len(images) // 2), 1)
+        parts = max(min(self.config.batch_parts, len(images) // 2), 1)  # fewer only where the time is estimated
         for some, theirs in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
             for architecture, part in self._train_all(students, some, theirs, progress, len(some) / len(images)):
                 numbers[architecture] = numbers[architecture] + part if architecture in numbers else part
