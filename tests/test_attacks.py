@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -198,6 +199,17 @@ def test_random_start_fills_the_ball(threat: ThreatModel) -> None:
     # In two dimensions, a quarter of the ball's volume is within half of its radius.
     assert abs((distance < 0.1).float().mean() - 0.25) < 0.03
     assert delta.mean(0).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_norms_are_those_of_numpy(layout: torch.memory_format) -> None:
+    """In float64, of each image, whatever the memory layout; the dual of a norm is the other one of its pair."""
+    delta = (images() - 0.5).contiguous(memory_format=layout)
+    orders = {"l1": (1, math.inf), "l2": (2, 2), "linf": (math.inf, 1)}
+    for threat in THREATS:
+        for found, order in zip((threat.size(delta), threat.dual_size(delta)), orders[threat.norm], strict=True):
+            expected = [np.linalg.norm(image.double().flatten().numpy(), order) for image in delta]
+            np.testing.assert_allclose(found.double().numpy(), expected, rtol=1e-5)
 
 
 def test_restarts_never_do_worse() -> None:

@@ -12,6 +12,9 @@ from proard.attacks.steps import images_are_apart
 from proard.evaluation.accuracy import measure
 from proard.evaluation.fast_copy import fast_copy
 from proard.supernet import build_supernet
+from proard.supernet.family import Normalize
+
+CHANNELS_LAST = torch.channels_last
 
 
 def images(count: int = 16) -> torch.Tensor:
@@ -37,6 +40,20 @@ def test_logits_and_gradients_are_those_of_the_network(family: str) -> None:
     torch.testing.assert_close(fast.inputs.grad, student.inputs.grad, rtol=1e-9, atol=1e-12)
     assert all(parameter.grad is None for parameter in fast.parameters())
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_the_normalisation_does_not_depend_on_the_memory_layout(count: int) -> None:
+    """Bit for bit, values and gradients; what comes in with channels that lie last comes out so."""
+    normalize, x = Normalize([0.5, 0.4, 0.3], [0.2, 0.25, 0.3]), images(count)
+    inputs = [x.clone(memory_format=layout).requires_grad_() for layout in (torch.contiguous_format, CHANNELS_LAST)]
+    plain, last = (normalize(given) for given in inputs)
+    weights = torch.linspace(-1, 1, x.numel()).view(x.shape)
+    gradients = torch.autograd.grad([(weights * out).sum() for out in (plain, last)], inputs)
+    assert torch.equal(plain, last)
+    assert torch.equal(*gradients)
+    assert last.is_contiguous(memory_format=CHANNELS_LAST)
+    torch.testing.assert_close(plain[:, 1].double(), (x[:, 1].double() - 0.4) / 0.25)
 
 
 def block(*layers: nn.Module) -> nn.Sequential:

@@ -131,9 +131,13 @@ class ThreatModel:
 
 
 def _norm(x: torch.Tensor, order: float) -> torch.Tensor:
-    return torch.linalg.vector_norm(x, order, dim=tuple(range(1, x.dim())))
+    dimensions = tuple(range(1, x.dim()))
+    if order == 2:
+        return torch.linalg.vector_norm(x, order, dim=dimensions)
+    length = x.abs()  # for these two orders vector_norm takes 5 and 20 times as long
+    return length.sum(dimensions) if order == 1 else length.amax(dimensions)
 
 
 def per_image_norm(x: torch.Tensor) -> torch.Tensor:
     """Euclidean norm over everything but the first dimension, which is kept: (N, ...) to (N, 1, ...)."""
-    return x.flatten(1).norm(dim=1).view(-1, *[1] * (x.dim() - 1))
+    return _norm(x, 2).view(-1, *[1] * (x.dim() - 1))
