@@ -18,14 +18,13 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from benchmark import Table, Way, interleaved, ratios, with_quartiles
+from benchmark import CIFAR10_SMALL, Table, Way, interleaved, ratios, with_quartiles
 from torch import nn
 
 from proard.common.device import autocast, resolve_device, resolve_precision
 from proard.evaluation.fast_copy import fast_copy
 from proard.supernet import Supernet, build_supernet
 
-SMALL = {"stem": "strided", "activation": "silu", "widths": [32, 64, 128], "blocks": [1, 1, 1]}
 COLUMNS = ["network", "piece", "as it is, ms", "compiled, ms", "as it is / compiled", "compiling, s", "won back after"]
 
 
@@ -91,7 +90,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(options.batch_size, 3, 32, 32, generator=generator).to(device)
     images = images.contiguous(memory_format=torch.channels_last)
-    supernet = build_supernet("resnet", num_classes=10, input_shape=(3, 32, 32), **SMALL).to(device)
+    supernet = build_supernet("resnet", num_classes=10, input_shape=(3, 32, 32), **CIFAR10_SMALL).to(device)
     supernet = supernet.to(memory_format=torch.channels_last)
     pieces, space = Pieces(supernet, images), supernet.space
     cases: dict[tuple[str, str], Callable[[Callable[[nn.Module], nn.Module]], Way]] = {

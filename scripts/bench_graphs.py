@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from benchmark import Table, Way, interleaved, ratios, train_on, trainer, with_quartiles
+from benchmark import CIFAR10_SMALL, Table, Way, interleaved, ratios, train_on, trainer, with_quartiles
 
 from proard.supernet import Architecture
 from proard.training import Trainer
@@ -22,9 +22,8 @@ from proard.training.graphs import WARM_UP
 
 STEPS = 10  # of a measurement
 COLUMNS = ("supernet", "attack", "student", "10^6 multiply-adds", "plain ms", "graph ms", "plain / graph", "peak MB")
-SMALL = {"stem": "strided", "activation": "silu", "widths": [32, 64, 128], "blocks": [1, 1, 1]}
 CASES: dict[str, dict[str, Any]] = {
-    "cifar10_small": {"family": "resnet", "options": SMALL, "attack": {"name": "nfgsm"}},
+    "cifar10_small": {"family": "resnet", "options": CIFAR10_SMALL, "attack": {"name": "nfgsm"}},
     "resnet": {"family": "resnet"},
     "resnet50": {"family": "resnet50"},
 }

@@ -21,6 +21,7 @@ from proard.supernet import Architecture
 from proard.training import Trainer
 
 CLASSES = 10
+CIFAR10_SMALL = {"stem": "strided", "activation": "silu", "widths": [32, 64, 128], "blocks": [1, 1, 1]}
 Way = Callable[[], object]
 
 

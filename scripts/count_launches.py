@@ -22,16 +22,15 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from benchmark import Table, train_on, trainer
+from benchmark import CIFAR10_SMALL, Table, train_on, trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from proard.supernet import Supernet
 from proard.training.trainer import Trainer
 
 OBJECTIVE = {"name": "rslad", "adversarial_weight": 1, "label_weight": 0.5}
-SMALL = {"stem": "strided", "activation": "silu", "widths": [32, 64, 128], "blocks": [1, 1, 1]}
 CASES: dict[str, dict[str, Any]] = {
-    "cifar10_small, N-FGSM": {"family": "resnet", "options": SMALL, "attack": {"name": "nfgsm"}},
+    "cifar10_small, N-FGSM": {"family": "resnet", "options": CIFAR10_SMALL, "attack": {"name": "nfgsm"}},
     "resnet, PGD-10": {"family": "resnet"},
     "resnet50, PGD-10": {"family": "resnet50"},
     "vit, PGD-10": {"family": "vit"},
