@@ -158,6 +158,7 @@ def trainer(
     objective: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     device: str = "auto",
+    precision: str = "auto",
 ) -> Trainer:
     """A trainer that stands at the beginning of a phase of RSLAD, with a teacher of random weights.
 
@@ -172,6 +173,7 @@ def trainer(
         objective: in place of RSLAD as in the paper.
         options: of the family.
         device: as in a configuration.
+        precision: likewise.
     """
     phase = {
         "name": "students",
@@ -185,6 +187,7 @@ def trainer(
         {
             "data": {"name": "cifar10"},
             "device": device,
+            "precision": precision,
             "batch_size": batch_size,
             "supernet": {"family": family, **(options or {})},
             "attack": attack or {"name": "pgd", "steps": steps, "step_size": 2 / 255},

@@ -266,10 +266,8 @@ def break_even(rows: list[dict[str, Any]]) -> list[str]:
         whole = [sum(row["multiply_adds"].values()) for row in of_seed if row["measured"] == "training"]
         alone = [row["training_multiply_adds_alone"] for row in of_seed if row["measured"] == "alone"]
         if whole and alone:
-            many, budgets = len(alone), whole[0] / mean(alone)
-            lines.append(
-                f"Seed {seed}: teacher and supernet computed as much as {budgets:.1f} times the mean of these {many} alone."
-            )
+            times = f"{whole[0] / mean(alone):.1f} times the mean of these {len(alone)} alone"
+            lines.append(f"Seed {seed}: teacher and supernet computed as much as {times}.")
     return lines
 
 

@@ -1,10 +1,10 @@
 """How many kernels would a GPU launch for one student's step? Counted on the CPU, where every launch is an operator.
 
 An operator that only makes a view launches nothing. One for a list of tensors (``_foreach_...``, ``_fused_...``)
-launches once for each dtype if on a GPU it does (dense, of equal strides), else once for each tensor. Convolutions,
-norms and matrix products are counted apart, since they are what a step is for; what libraries launch within an
-operator is not seen. Steps of the two ends are CUDA graphs, launched as one: the last column is the mean over the
-default's draws, of which they are two fifths, if a graph counts as one launch beside the optimizer's.
+launches once for each dtype if on a GPU it does (dense, alike in strides and dtype), else once for each tensor.
+Convolutions, norms and matrix products are counted apart, since they are what a step is for; what libraries launch
+within an operator is not seen. Steps of the two ends are CUDA graphs, launched as one: the last column is the mean over
+the default's draws, of which they are two fifths, if a graph counts as one launch beside the optimizer's.
 
 python scripts/count_launches.py --out docs/results/launches
 python scripts/count_launches.py --before docs/results/launches.json --out docs/results/launches_now
@@ -65,7 +65,7 @@ def launches(name: str, arguments: Any) -> int:
     if not name.startswith(("_foreach", "_fused")) or not lists:
         return 1
     rows = list(zip(*lists, strict=False))
-    alike = all(len({tensor.stride() for tensor in row}) == 1 and dense(row[0]) for row in rows)
+    alike = all(len({(tensor.stride(), tensor.dtype) for tensor in row}) == 1 and dense(row[0]) for row in rows)
     return len({tensor.dtype for tensor in lists[0]}) if alike else len(rows)
 
 
@@ -126,7 +126,7 @@ def main() -> None:
     for name in arguments.cases:
         # The optimizer of a GPU
         with tempfile.TemporaryDirectory() as place, patch.object(torch.optim.SGD, "__init__", fused):
-            counts = counted(trainer(Path(place), 4, objective=OBJECTIVE, **CASES[name]))
+            counts = counted(trainer(Path(place), 4, objective=OBJECTIVE, precision="bfloat16", **CASES[name]))
         heavy = sum(n for (_, op), n in counts.items() if any(word in op for word in HEAVY))
         light = {
             part: sum(n for (p, op), n in counts.items() if p == part and not any(w in op for w in HEAVY))

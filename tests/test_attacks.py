@@ -212,6 +212,18 @@ def test_norms_are_those_of_numpy(layout: torch.memory_format) -> None:
             np.testing.assert_allclose(found.double().numpy(), expected, rtol=1e-5)
 
 
+def test_the_box_of_linf_is_that_of_numpy() -> None:
+    """Around images beyond the bounds, too: nothing is projected out of them."""
+    threat, generator = ThreatModel("linf", 0.2), torch.Generator().manual_seed(0)
+    around = 1.4 * torch.rand(5, 3, 4, 4, generator=generator) - 0.2
+    project = threat.projection(around)
+    for scale in (0.01, 0.3, 3):
+        perturbed = around + scale * torch.randn(around.shape, generator=generator)
+        eps = np.float32(0.2)
+        expected = np.clip(perturbed.numpy(), around.numpy() - eps, around.numpy() + eps).clip(0, 1)
+        np.testing.assert_array_equal(project(perturbed).numpy(), expected)
+
+
 def test_restarts_never_do_worse() -> None:
     torch.manual_seed(0)
     model = Everything().eval()

@@ -14,13 +14,15 @@ from torch.utils.flop_counter import flop_registry
 
 from proard import train
 from proard.attacks import NFGSM, PGD, ThreatModel
+from proard.commands.subjects import outside_costs
 from proard.config import parse_config
 from proard.data import load_data
 from proard.objectives import KDIGA, RSLAD, SAT, TRADES, Batch, Objective
 from proard.runs.run import Run, read_metrics
 from proard.supernet import build_supernet
+from proard.supernet.measured_network import multiply_adds
 from proard.training import Trainer
-from proard.training.compute import PURPOSES, ComputeMeter, measured_multiply_adds
+from proard.training.compute import PURPOSES, ComputeMeter
 from proard.training.interruption import Interrupted
 from proard.training.teachers import ExternalTeacher
 from proard.training.time_estimate import seconds_per_step
@@ -89,7 +91,19 @@ def test_watching_changes_nothing() -> None:
 
 def test_a_network_without_a_plan_is_counted_by_pytorch() -> None:
     student, cost = network()
-    assert measured_multiply_adds(student, (1, 16, 16), torch.device("cpu")) == cost
+    assert multiply_adds(student, (1, 16, 16), torch.device("cpu")) == cost
+
+
+def test_fused_attention_is_counted() -> None:
+    """On a CPU, whose kernel PyTorch's counter does not know."""
+    width, tokens = 192, 64 + 1
+    block = tokens * (3 + 1 + 2 * 4) * width**2 + 2 * tokens**2 * width  # q, k, v; output; MLP; scores and values
+    expected = 64 * 3 * 4 * 4 * width + 2 * block + width * 5
+    shape = {"img_size": 32, "patch_size": 4, "depth": 2, "num_classes": 5}
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("vit_tiny_patch16_224", pretrained=False, **shape).eval()
+    assert multiply_adds(network, (3, 32, 32), torch.device("cpu")) == expected
+    assert outside_costs(network, (3, 32, 32))["multiply_adds"] == expected
 
 
 def spent(path: Path) -> dict[tuple[str, str], float]:

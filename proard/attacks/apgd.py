@@ -87,7 +87,8 @@ def ascend(
     left = torch.arange(len(images), device=images.device)
     found, score = images.clone(), torch.zeros(len(images), dtype=images.dtype, device=images.device)
     fooled, apart = torch.zeros_like(left, dtype=torch.bool), labels is not None and images_are_apart(model)
-    x = previous = best = threat.random_start(images, generator) if start is None else threat.project(start, images)
+    project = threat.projection(images)
+    x = previous = best = threat.random_start(images, generator) if start is None else project(start)
     gradient = best_gradient = torch.zeros_like(x)
     value = best_value = value_at_last = torch.full_like(score, float("-inf"))
     sparse = threat.norm == "l1"
@@ -102,9 +103,9 @@ def ascend(
     for step in range(steps + 1):
         if step > 0:
             direction = threat.ascent_direction(gradient, share)
-            target = threat.project(x + per_image(step_size, x) * direction, images)
+            target = project(x + per_image(step_size, x) * direction)
             if step > 1 and not sparse:
-                target = threat.project(x + MOMENTUM * (target - x) + (1 - MOMENTUM) * (x - previous), images)
+                target = project(x + MOMENTUM * (target - x) + (1 - MOMENTUM) * (x - previous))
             previous, x = x, target
         if step == steps:  # nothing follows the gradient of the last point
             logits = model(x)
@@ -132,6 +133,7 @@ def ascend(
                 if apart:
                     kept = (left, images, x, previous, best, gradient, best_gradient)
                     left, images, x, previous, best, gradient, best_gradient = (part[~hit] for part in kept)
+                    project = threat.projection(images)
                     numbers = (value, best_value, value_at_last, step_size, rises, halved, share, changed)
                     value, best_value, value_at_last, step_size, rises, halved, share, changed = (
                         part[~hit] for part in numbers

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from proard.attacks.attack import Attack, Loss, Model, attacks
-from proard.attacks.pgd import PGD, started, stepped
+from proard.attacks.pgd import PGD, maximise
 from proard.attacks.steps import GuardedAttack
 from proard.attacks.threat import ThreatModel
 
@@ -54,9 +54,10 @@ class FGSM(GuardedAttack):
         self, model: Model, images: torch.Tensor, labels: torch.Tensor, loss: Loss | None, generator: torch.Generator
     ) -> torch.Tensor:
         """The start, and one step from there."""
-        start = started(images, self.start, self.threat, generator)
-        loss = loss or self.own_loss(labels)
-        return stepped(model, start, images, loss, self.threat, self.resolved_step_size)[1]
+        loss, size = loss or self.own_loss(labels), self.resolved_step_size
+        return maximise(
+            model, images, loss, self.threat, steps=1, step_size=size, start=self.start, generator=generator
+        )
 
 
 @attacks.register("fgm")

@@ -36,8 +36,10 @@ def kl_divergence(target_logits: torch.Tensor, logits: torch.Tensor, *, temperat
         logits: the distribution to be changed.
         temperature: positive.
     """
-    target = functional.log_softmax(at_least_float32(target_logits) / temperature, dim=1)
-    log_probabilities = functional.log_softmax(at_least_float32(logits) / temperature, dim=1)
+    target, log_probabilities = (
+        functional.log_softmax(scores if temperature == 1 else scores / temperature, dim=1)
+        for scores in map(at_least_float32, (target_logits, logits))
+    )
     return functional.kl_div(log_probabilities, target, reduction="none", log_target=True).sum(1)
 
 

@@ -48,11 +48,10 @@ class MIFGSM(GuardedAttack):
         self, model: Model, images: torch.Tensor, labels: torch.Tensor, loss: Loss | None, generator: torch.Generator
     ) -> torch.Tensor:
         """Adversarial images after all steps; nothing is random."""
-        perturbed, momentum = images, torch.zeros_like(images)
+        perturbed, momentum, project = images, torch.zeros_like(images), self.threat.projection(images)
         for _ in range(self.steps):
             _, _, gradient = value_and_gradient(model, perturbed, loss or self.own_loss(labels))
             size = per_image(gradient.flatten(1).abs().sum(1), gradient).clamp_min(TINY)
             momentum = self.decay * momentum + gradient / size
-            step = self.resolved_step_size * self.threat.ascent_direction(momentum)
-            perturbed = self.threat.project(perturbed + step, images)
+            perturbed = project(perturbed.add(self.threat.ascent_direction(momentum), alpha=self.resolved_step_size))
         return perturbed

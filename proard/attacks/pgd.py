@@ -22,7 +22,7 @@ from proard.attacks.steps import (
     images_are_apart,
     value_and_gradient,
 )
-from proard.attacks.threat import ThreatModel
+from proard.attacks.threat import Projection, ThreatModel
 
 KEPT = 7 / 8  # fooled images leave the batch when so few are left in it: every batch size costs a kernel its set-up
 GAUSSIAN_START = 0.001  # standard deviation of the start of TRADES and RSLAD
@@ -55,19 +55,19 @@ def maximise(
         Images of the same shape and device, detached, inside the ball and the bounds.
     """
     images = detached_in_float32(images)
-    perturbed = started(images, start, threat, generator)
+    perturbed, project = started(images, start, threat, generator), threat.projection(images)
     with buffers_restored(model), torch.no_grad():
         for _ in range(steps):
-            _, perturbed = stepped(model, perturbed, images, loss, threat, step_size)
+            _, perturbed = stepped(model, perturbed, loss, threat, step_size, project)
     return perturbed
 
 
 def stepped(
-    model: Model, perturbed: torch.Tensor, images: torch.Tensor, loss: Loss, threat: ThreatModel, step_size: float
+    model: Model, perturbed: torch.Tensor, loss: Loss, threat: ThreatModel, step_size: float, project: Projection
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One step of the ascent: the logits (N, K) before it, and the images (N, ...) after it."""
     logits, _, gradient = value_and_gradient(model, perturbed, loss)
-    return logits, threat.project(perturbed + step_size * threat.ascent_direction(gradient), images)
+    return logits, project(perturbed.add(threat.ascent_direction(gradient), alpha=step_size))
 
 
 def started(
@@ -194,7 +194,7 @@ class PGD(Attack):
         """`maximise`, without the images that are misclassified on the way."""
         ends, fooled = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
         active = torch.arange(len(images), device=images.device)
-        perturbed = started(images, self.start, self.threat, generator)
+        perturbed, project = started(images, self.start, self.threat, generator), self.threat.projection(images)
 
         def note(logits: torch.Tensor) -> torch.Tensor:
             """Keep the images that fool the model for the first time; which are left."""
@@ -204,11 +204,12 @@ class PGD(Attack):
 
         for _ in range(self.steps):
             loss = self.own_loss(labels[active])
-            logits, following = stepped(model, perturbed, images[active], loss, self.threat, self.resolved_step_size)
+            logits, following = stepped(model, perturbed, loss, self.threat, self.resolved_step_size, project)
             left = note(logits)
             perturbed = following
             if left.float().mean() <= KEPT:
                 active, perturbed = active[left], perturbed[left]
+                project = self.threat.projection(images[active])
             if len(active) == 0:
                 return ends, fooled.to(images.dtype), fooled
         left = note(model(perturbed)) if self.restarts > 1 else ~fooled[active]  # another start for what is left

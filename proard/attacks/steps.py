@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from proard.attacks.attack import Attack, Loss, Model
+from proard.attacks.losses import at_least_float32
 
 
 class NoGradient(ValueError):
@@ -83,7 +84,7 @@ def value_and_gradient(
     """Logits (N, K), loss (N,), and the loss's gradient by the images (N, ...), all detached; as `input_gradient`."""
     images = images.detach().requires_grad_()
     with torch.enable_grad():
-        logits = model(images)
+        logits = at_least_float32(model(images))
         values = loss(logits, images)
         # Summed, not averaged: the step does not depend on the batch, and small gradients do not vanish.
         gradient = input_gradient(values.sum(), images)

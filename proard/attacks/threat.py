@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,6 +13,7 @@ TINY = 1e-12
 Norm = Literal["linf", "l2", "l1"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 MOST_ROUNDS = 100  # of Newton's method, which ends by itself after a few
+Projection = Callable[[torch.Tensor], torch.Tensor]
 SPREAD = 3  # an l1 step changes that many times the coordinates that eps takes from bound to bound
 
 
@@ -47,15 +49,18 @@ class ThreatModel:
         For l2, the scaled perturbation is clipped to the bounds, which only shortens it. For l1, where that would lose
         much of eps, it is the exact projection onto ball and bounds together.
         """
-        if self.norm == "l1":
-            perturbed = images + self._within_l1(perturbed - images, images)
-            return perturbed.clamp(*self.bounds)
+        return self.projection(images)(perturbed)
+
+    def projection(self, images: torch.Tensor) -> Projection:
+        """`project` around these images (N, ...), to be called again and again: for linf ball and bounds are a box."""
         if self.norm == "linf":
-            perturbed = torch.minimum(torch.maximum(perturbed, images - self.eps), images + self.eps)
-        else:
-            delta = perturbed - images
-            perturbed = images + delta * (self.eps / per_image_norm(delta).clamp_min(TINY)).clamp_max(1.0)
-        return perturbed.clamp(*self.bounds)
+            low, high = (images - self.eps).clamp(*self.bounds), (images + self.eps).clamp(*self.bounds)
+            return lambda perturbed: perturbed.clamp(low, high)
+        within = self._within_l1 if self.norm == "l1" else self._within_l2
+        return lambda perturbed: (images + within(perturbed - images, images)).clamp(*self.bounds)
+
+    def _within_l2(self, delta: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return delta * (self.eps / per_image_norm(delta).clamp_min(TINY)).clamp_max(1.0)
 
     def _within_l1(self, delta: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Perturbations projected onto l1 ball and bounds together (Croce and Hein, arXiv 2103.01208, section 2).

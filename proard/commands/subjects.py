@@ -12,7 +12,6 @@ import yaml
 from pydantic import ValidationError
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.flop_counter import FlopCounterMode
 
 from proard.attacks import Attack
 from proard.attacks.presets import attack_from_dict
@@ -24,6 +23,7 @@ from proard.export.named import is_named, student_folder
 from proard.export.student_directory import CARD, load_student
 from proard.runs import components
 from proard.runs.run import Run
+from proard.supernet.measured_network import multiply_adds
 from proard.training.teachers import load_teacher
 
 
@@ -140,12 +140,10 @@ class Subjects:
 
 
 def outside_costs(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
-    """Multiply-adds for an image, half of what PyTorch counts, and parameters."""
+    """Multiply-adds for an image, and parameters."""
     device = next(network.parameters(), torch.empty(0)).device
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(2, *input_shape, device=device))
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return {"multiply_adds": counter.get_total_flops() // 4, "parameters": parameters}
+    return {"multiply_adds": multiply_adds(network, input_shape, device), "parameters": parameters}
 
 
 def _recorded(card: dict[str, Any], folder: Path) -> tuple[DataConfig, list[Attack], int, int | None]:

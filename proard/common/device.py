@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from proard.common.errors import UserError
 
@@ -55,6 +56,17 @@ def cpu_has_bfloat16() -> bool:
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[None]:
     """Convolutions and linear layers in ``precision``, where it is not float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
+
+
+def weights_to_cast(network: nn.Module) -> set[str]:
+    """Names of the parameters that `autocast` casts, in every pass: those of convolutions and linear layers."""
+    return {
+        f"{layer}.{name}" if layer else name
+        for layer, module in network.named_modules()
+        if type(module) in (nn.Conv2d, nn.Linear)
+        for name in ("weight", "bias")
+        if module._parameters.get(name) is not None
+    }
 
 
 def peak_memory(device: torch.device) -> int:

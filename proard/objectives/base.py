@@ -10,6 +10,7 @@ import torch
 
 from proard.attacks import PGD, Attack, ThreatModel
 from proard.attacks.attack import Loss, Model
+from proard.attacks.losses import at_least_float32
 from proard.common.options import Options
 from proard.common.registry import Registry
 from proard.objectives.crafting import Batch
@@ -74,7 +75,7 @@ class Objective(Options, ABC):
     def taught(self, teacher: Model | None, images: torch.Tensor) -> torch.Tensor:
         """The teacher's logits of images, as a fixed target."""
         with torch.no_grad():
-            return required(teacher, self)(images)
+            return at_least_float32(required(teacher, self)(images))
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from proard.supernet.activation_memory import peak_elements
@@ -40,6 +43,21 @@ def measure_network(network: nn.Module, input_shape: tuple[int, int, int]) -> tu
         int8_bytes=INT8_BYTES_PER_CHANNEL * input_shape[0] + _int8_bytes(network),
     )
     return counts, peak_elements(network, images), logits.shape
+
+
+def multiply_adds(network: nn.Module, input_shape: Sequence[int], device: torch.device) -> int:
+    """Of a forward pass of a network without a plan, per image, counted by PyTorch where the network is.
+
+    Args:
+        network: images (N, C, H, W) to logits.
+        input_shape: (C, H, W).
+        device: of the network.
+    """
+    images = torch.zeros(2, *input_shape, device=device)
+    # PyTorch does not count the attention kernel of CPUs.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        network(images)
+    return int(counter.get_total_flops()) // 4  # of two images, and a multiply-add is two operations there
 
 
 def _int8_bytes(network: nn.Module) -> int:

@@ -7,7 +7,7 @@ calibrated.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, cast
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from proard.common import html
+from proard.common.device import weights_to_cast
 from proard.common.errors import UserError, nearest
 from proard.supernet.architecture import Architecture
 from proard.supernet.calibration import Batches, calibrate
@@ -42,12 +43,12 @@ def leading_slice(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return tensor[tuple(index)]
 
 
-def _in_one_launch(tensors: Mapping[str, torch.Tensor]) -> list[list[str]]:
-    """Names of slices in two lists: a GPU takes a list of tensors without gaps in one launch, all others one by one."""
-    split: list[list[str]] = [[], []]
-    for name, tensor in tensors.items():
-        split[tensor.is_contiguous()].append(name)
-    return [names for names in split if names]
+def _in_one_launch(slices: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> list[list[str]]:
+    """Names in lists: a GPU takes slices without gaps, and tensors of one type, in one launch, the rest one by one."""
+    lists = defaultdict[tuple[bool, torch.dtype], list[str]](list)
+    for name, tensor in slices.items():
+        lists[tensor.is_contiguous(), others[name].dtype].append(name)
+    return list(lists.values())
 
 
 class Supernet(nn.Module):
@@ -103,11 +104,15 @@ class Supernet(nn.Module):
         """Not defined: a supernet is no one network."""
         raise TypeError("a supernet runs one student at a time: supernet.student(architecture)(images)")
 
-    def student(self, architecture: Architecture) -> nn.Module:
+    def student(self, architecture: Architecture, precision: torch.dtype = torch.float32) -> nn.Module:
         """Cut a student out: a plain network in training mode with contiguous copies of its weights.
 
         Its batch norm normalises by the batch, in training and evaluation mode alike, until it is calibrated. Every
         call returns a new, independent module.
+
+        Args:
+            architecture: one of this space.
+            precision: of the `autocast` that it is to run in, which then need not cast its weights in every pass.
 
         Raises:
             UserError: the architecture is not of this space.
@@ -117,8 +122,11 @@ class Supernet(nn.Module):
         parts = (*skeleton.named_parameters(), *skeleton.named_buffers())
         with torch.no_grad():
             cut = {name: self._cut(name, tensors[name], part.shape) for name, part in parts}
-            copies = {name: torch.empty_like(tensor) for name, tensor in cut.items()}
-            for names in _in_one_launch(cut):
+            low = weights_to_cast(skeleton) if precision != torch.float32 else ()
+            copies = {
+                name: torch.empty_like(part, dtype=precision if name in low else None) for name, part in cut.items()
+            }
+            for names in _in_one_launch(cut, copies):
                 torch._foreach_copy_([copies[name] for name in names], [cut[name] for name in names])
             return (fill if self.family.plain else fill_copy)(skeleton, lambda name, _: copies[name])
 
@@ -137,8 +145,8 @@ class Supernet(nn.Module):
                 gradients[name] = parameter.grad
             else:  # a vector-Jacobian product: into the largest kernel, and into the transform's matrices
                 with torch.enable_grad():
-                    self._cut(name, weight, parameter.shape).backward(parameter.grad)
-        for names in _in_one_launch(slices):
+                    self._cut(name, weight, parameter.shape).backward(parameter.grad.to(weight.dtype))
+        for names in _in_one_launch(slices, gradients):
             torch._foreach_add_([slices[name] for name in names], [gradients[name] for name in names])
 
     def extract(self, architecture: Architecture, calibration: Batches) -> nn.Module:

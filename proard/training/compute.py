@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from proard.common.distributed import gathered
 
@@ -79,16 +78,3 @@ class ComputeMeter:
         total = self.state()
         self.load(dict.fromkeys(total, 0.0))
         return total
-
-
-def measured_multiply_adds(network: nn.Module, input_shape: tuple[int, int, int], device: torch.device) -> int:
-    """What a forward pass of a network without a plan costs per image, counted by PyTorch.
-
-    Args:
-        network: images (N, C, H, W) to logits.
-        input_shape: (C, H, W).
-        device: where the network is.
-    """
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(2, *input_shape, device=device))
-    return int(counter.get_total_flops()) // 4  # of two images, and a multiply-add is two operations there

@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from proard.common.device import autocast, peak_memory, resolve_device, resolve_precision
+from proard.common.device import autocast, peak_memory, resolve_device, resolve_precision, weights_to_cast
 from proard.common.distributed import highest, rank, share, sum_over_ranks, world_size
 from proard.common.errors import Stopped, UserError, out_of_memory
 from proard.common.files import append_line
@@ -34,8 +34,9 @@ from proard.runs.run import Run
 from proard.samplers import Sampler, Signals
 from proard.supernet import Architecture
 from proard.supernet.calibration import has_batch_norm
+from proard.supernet.measured_network import multiply_adds
 from proard.training.class_weights import class_weights
-from proard.training.compute import SECONDS, ComputeMeter, measured_multiply_adds
+from proard.training.compute import SECONDS, ComputeMeter
 from proard.training.graphs import StepGraphs
 from proard.training.initial_weights import load_initial_weights, load_run_weights
 from proard.training.interruption import Interrupted, SignalWatch
@@ -122,7 +123,7 @@ class Trainer:
         self.answering: nn.Module | None = None  # for the teacher: a copy of it that is faster
         self.teacher_cost = self.supernet.space.cost(self.supernet.space.largest()).multiply_adds
         if self.external is not None:
-            self.teacher_cost = measured_multiply_adds(self.external, data.input_shape, self.device)
+            self.teacher_cost = multiply_adds(self.external, data.input_shape, self.device)
             if fresh:
                 self.external_accuracy = self.validate.teacher(self.external)
                 check_accuracy(config.teacher, self.external_accuracy, data.num_classes)
@@ -271,7 +272,8 @@ class Trainer:
         # Gradients back
         (outcome.loss if share == 1 else share * outcome.loss).backward()
         self.supernet.accumulate(student)
-        found = signals(outcome, teacher, images, labels)
+        with autocast(self.device, self.precision):
+            found = signals(outcome, teacher, images, labels)
         numbers = (outcome.loss.detach(), found.divergence, found.clean, found.robust)
         return student, outcome, torch.stack([torch.as_tensor(number, dtype=torch.float32) for number in numbers])
 
@@ -317,7 +319,7 @@ class Trainer:
     def _cut(self, architecture: Architecture) -> nn.Module:
         """A student whose passes are counted."""
         cost = self.supernet.space.cost(architecture).multiply_adds
-        return self.compute.watch(self.supernet.student(architecture), cost)
+        return self.compute.watch(self.supernet.student(architecture, self.precision), cost)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Phases
@@ -359,6 +361,11 @@ class Trainer:
         self.teacher = teacher
         images = torch.linspace(0, 1, 2 * math.prod(self.data.input_shape), device=self.device)
         answering = fast_copy(teacher, images.view(2, *self.data.input_shape))
+        if self.precision != torch.float32:
+            answering = copy.deepcopy(answering)
+            for name in weights_to_cast(answering):
+                weight = answering.get_parameter(name)
+                weight.data = weight.data.to(self.precision)
         self.answering = self.compute.watch(answering, self.teacher_cost, "teacher")
 
     def _end_phase(self) -> None:

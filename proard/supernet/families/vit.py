@@ -52,6 +52,7 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens (N, T, width) to the same shape."""
+        x = x.to(self.query.weight.dtype)  # under autocast, once for all three
         query, key, value = (
             f(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value)
         )
