@@ -15,11 +15,13 @@ from torch import nn
 from proard import evaluate, extract
 from proard.attacks import PGD, ThreatModel
 from proard.commands.cli import main
+from proard.common.errors import UserError
 from proard.evaluation import accuracy, corrupted
 from proard.evaluation.accuracy import measure
 from proard.evaluation.corrupted import measure_corruptions
 from proard.evaluation.curves import PASSES, RADII, STEPS, measure_curves
-from proard.export.student_directory import FORMATS
+from proard.export.model_card import PARTS
+from proard.export.student_directory import FORMATS, read_further
 
 LINF = ThreatModel("linf", 0.05)
 LEVELS = torch.tensor([0.45, 0.46, 0.52, 0.57, 0.61, 0.66, 0.72, 0.9])  # distances from one half: 0.02 to 0.4
@@ -152,6 +154,17 @@ def test_evaluate_keeps_both(student: Path, capsys: pytest.CaptureFixture[str]) 
     assert (code, errors.count("\n")) == (2, 1)
     assert "curve.json: cannot be read" in errors
     (student / "curve.json").unlink()
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "3", "null", "{}", '{"robust": {"a": {}}, "radii": 1, "corruptions": {}}']
+)
+@pytest.mark.parametrize("name", PARTS)
+def test_a_damaged_part_of_a_student_is_named(tmp_path: Path, name: str, content: str) -> None:
+    """JSON or not: what a card cannot be written from."""
+    (tmp_path / f"{name}.json").write_text(content)
+    with pytest.raises(UserError, match=rf"{name}\.json: cannot be read \(.+\); remove it$"):
+        read_further(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -129,12 +129,13 @@ def read_further(folder: Path) -> dict[str, dict[str, Any]]:
         UserError: a file of them is damaged.
     """
     found = {}
-    for name in PARTS:
+    for name, part in PARTS.items():
         file = folder / f"{name}.json"
         if file.is_file():
             try:
                 found[name] = json.loads(file.read_text(encoding="utf-8"))
-            except (ValueError, OSError) as error:
+                part(found[name])  # what a card can say of is whole
+            except (ValueError, OSError, LookupError, TypeError, AttributeError, StopIteration) as error:
                 raise UserError(f"{file}: cannot be read ({reason(error)}); remove it") from error
     return found
 
