@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -159,7 +160,14 @@ class Own(Tracker):
 def test_two_processes_train_and_a_killed_one_can_be_resumed_by_one(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both draw the same students and end with the same weights; output and files are those of one process."""
+    """Both draw the same students and end with the same weights; output and files are those of one process.
+
+    They read additional images, too.
+    """
+    generator = np.random.default_rng(0)
+    others = {"image": generator.integers(256, size=(30, 8, 8), dtype=np.uint8), "label": np.arange(30) % 10}
+    np.savez(tmp_path / "others.npz", **others)
+    tiny["data"]["extra"] = {"file": "others.npz", "fraction": 0.4}
     tiny["checkpoint_minutes"] = 0.0005
     tiny["phases"].pop(1)
     tiny["phases"][1]["epochs"] = 5  # time to kill one of the two before they are done
