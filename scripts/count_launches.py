@@ -4,7 +4,8 @@ An operator that only makes a view launches nothing. One for a list of tensors (
 launches once for each dtype if on a GPU it does (dense, alike in strides and dtype), else once for each tensor.
 Convolutions, norms and matrix products are counted apart, since they are what a step is for; what libraries launch
 within an operator is not seen. Steps of the two ends are CUDA graphs, launched as one: the last column is the mean over
-the default's draws, of which they are two fifths, if a graph counts as one launch beside the optimizer's.
+the default's draws, of which they are two fifths, if a graph counts as one launch beside the optimizer's. Before,
+there were no graphs.
 
 python scripts/count_launches.py --out docs/results/launches
 python scripts/count_launches.py --before docs/results/launches.json --out docs/results/launches_now
@@ -114,7 +115,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="without suffix")
     arguments = parser.parse_args()
     rows = json.loads(arguments.before.read_text())["rows"] if arguments.before else []
-    before = {row["step"]: row["light"] for row in rows}
+    before = {row["step"]: row["light"][0] for row in rows}
     plain = torch.optim.SGD.__init__
 
     def fused(self: torch.optim.SGD, *arguments: Any, **options: Any) -> None:
@@ -136,7 +137,7 @@ def main() -> None:
         mean = (1 - ENDS) * total + ENDS * (light["optimizer"] + 1)
         cells = [str(total), f"{mean:.0f}"]
         if name in before:
-            cells = [f"{cell} (before: {was})" for cell, was in zip(cells, before[name], strict=True)]
+            cells = [f"{cell} (before: {before[name]})" for cell in cells]
         row = {"step": name, "heavy": heavy, **light, "light": [total, round(mean)]}
         table.add([name, heavy, *light.values(), *cells], row)
         for (part, op), n in counts.most_common(arguments.operators):
