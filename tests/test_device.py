@@ -16,6 +16,7 @@ from torch import nn
 from proard.attacks import AttackError
 from proard.commands.exit_code import exit_code
 from proard.common.device import autocast, resolve_device, resolve_precision
+from proard.common.distributed import process_group
 from proard.common.errors import Stopped, UserError
 from proard.config import parse_config
 from proard.data import load_data
@@ -84,6 +85,26 @@ def test_every_process_takes_a_gpu_of_its_own(four_gpus: None, monkeypatch: pyte
     assert resolve_device("cpu") == torch.device("cpu")
     with pytest.raises(UserError, match="cuda:4: this machine has 4 CUDA devices"):
         resolve_device("cuda:4")
+
+
+@pytest.mark.parametrize(("here", "backend"), [(4, "cpu:gloo,cuda:nccl"), (8, "gloo")])
+def test_processes_that_share_a_gpu_do_without_nccl(
+    four_gpus: None, monkeypatch: pytest.MonkeyPatch, here: int, backend: str
+) -> None:
+    """It refuses them: "Duplicate GPU detected"."""
+    names = {"WORLD_SIZE": 8, "RANK": 6, "LOCAL_RANK": 6 % here, "LOCAL_WORLD_SIZE": here, "MASTER_PORT": 1}
+    for name, value in names.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "nowhere")
+    with (
+        mock.patch("torch.cuda.set_device") as taken,
+        mock.patch("torch.distributed.init_process_group") as joined,
+        mock.patch("torch.distributed.destroy_process_group") as left,
+        process_group(),
+    ):
+        taken.assert_called_once_with(2)
+        assert joined.call_args.args == (backend,)
+    left.assert_called_once_with()
 
 
 @pytest.mark.parametrize("supported", [True, False])

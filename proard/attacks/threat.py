@@ -14,6 +14,7 @@ Norm = Literal["linf", "l2", "l1"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 MOST_ROUNDS = 100  # of Newton's method, which ends by itself after a few
 Projection = Callable[[torch.Tensor], torch.Tensor]
+"""Images (N, ...) to the nearest admissible ones."""
 SPREAD = 3  # an l1 step changes that many times the coordinates that eps takes from bound to bound
 
 

@@ -37,7 +37,9 @@ def world_size() -> int:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the job that torchrun started, if it did; leave it in the end. CUDA tensors travel by NCCL, others by Gloo.
+    """Join the job that torchrun started, if it did; leave it in the end.
+
+    CUDA tensors travel by NCCL, which refuses processes that share a GPU; theirs, and all others, by Gloo.
 
     Raises:
         UserError: torchrun's environment is incomplete.
@@ -49,10 +51,12 @@ def process_group() -> Iterator[None]:
         return
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise UserError(f"environment: WORLD_SIZE is {count}, but {', '.join(missing)} missing; start with torchrun")
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    backend = "gloo"
+    if torch.cuda.is_available():
+        gpus = torch.cuda.device_count()
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+        if int(os.environ.get("LOCAL_WORLD_SIZE", count)) <= gpus:
+            backend = "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend, timeout=timedelta(minutes=30))
     try:
         yield
