@@ -116,8 +116,13 @@ def test_weights_that_are_cast_once_train_as_those_cast_in_every_pass(family: st
         assert casts[0] - casts[1] >= 2 * len(weights_to_cast(student)) > 0
 
 
-def test_the_teacher_keeps_its_weights_and_answers_with_cast_ones(tiny: dict[str, Any], tmp_path: Path) -> None:
-    """Its checkpoint holds what it had; its answers are those of the autocast."""
+@pytest.mark.parametrize("foldable", [True, False])
+def test_the_teacher_keeps_its_weights_and_answers_with_cast_ones(
+    tiny: dict[str, Any], tmp_path: Path, foldable: bool
+) -> None:
+    """Its checkpoint holds what it had; its answers are those of the autocast, also if it answers itself."""
+    if not foldable:
+        tiny["supernet"] = {"family": "vit", "patch_size": 4, "stem": "patch"}
     trainer, _ = trained(tiny, "bfloat16", tmp_path)
     images = next(trainer.train_images.batches(trainer._batches()[:1], trainer.device))[0]
     assert trainer.teacher is None  # TRADES
