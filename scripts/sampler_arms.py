@@ -26,6 +26,14 @@ WITH_LABELS: dict[str, Any] = {"objective": {**ADVERSARIAL_ONLY, "label_weight":
 # The last sixth of the epochs, once more from a small learning rate down.
 LATE: dict[str, Any] = {"name": "late", "attack": {"steps": 3}, "learning_rate": 0.03, "warmup_epochs": 0}
 LABELS_ALONE = {"name": "sat", "label_smoothing": 0.1}
+# What recipes for single networks add.
+SWITCHES: dict[str, dict[str, Any]] = {
+    "adr": {"objective": {**LABELS_ALONE, "averaged_weight": [0.7, 0.95]}, "ema_decay": 0.995},
+    "adr, less": {"objective": {**LABELS_ALONE, "averaged_weight": [0.1, 0.5]}, "ema_decay": 0.995},
+    "awp": {"weight_perturbation": 0.005},
+    "cropshift": {"augmentation": {"crop_padding": 0, "crop_shift": 10}},
+    "swa": {"ema_decay": None, "average_from": 0.75},
+}
 TWO_STEPS: dict[str, Any] = {"objective": ADVERSARIAL_ONLY, "attack": {"steps": 2}}
 MORE: dict[str, dict[str, Any]] = {
     "robustness-1, one-step, averaged": {"ema_decay": 0.99},
@@ -49,6 +57,15 @@ MORE: dict[str, dict[str, Any]] = {
         "sampler": {"name": "robustness"},
         "objective": LABELS_ALONE,
         "fresh": True,
+    },
+    **{
+        f"default, labels alone, random weights, {switch}": {
+            "sampler": {"name": "robustness"},
+            "objective": LABELS_ALONE,
+            "fresh": True,
+            **settings,
+        }
+        for switch, settings in SWITCHES.items()
     },
     "uniform-1, with labels": {**ARMS["uniform-1"], **WITH_LABELS},
     "robustness-1, labels alone": {"objective": LABELS_ALONE},

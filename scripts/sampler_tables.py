@@ -51,6 +51,7 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
         ]  # last, arms that are gone
         if not order:
             continue
+        base = BASE if BASE in order else order[0]
         count = next(iter(next(iter(arms[order[0]].values()))["students"].values()))["images"]
         lines += [f"### {title}, % of {count} test images", ""]
         heads = ["arm", "seeds", "epochs", *PLACES, "mean", "clean, mean", "CPU s", "10^12 multiply-adds"]
@@ -75,13 +76,13 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
             ]
         lines += [
             "",
-            f"Paired differences from `{BASE}`, points of {title}, with a 95 % interval over seeds (Student's t)",
+            f"Paired differences from `{base}`, points of {title}, with a 95 % interval over seeds (Student's t)",
         ]
         heads = ["arm", "seeds", *PLACES, "mean"]
         lines += ["", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
         for arm in order:
-            common = sorted(set(arms[arm]) & set(arms.get(BASE, {})))
-            if arm == BASE or not common:
+            common = sorted(set(arms[arm]) & set(arms[base]))
+            if arm == base or not common:
                 continue
             cells = []
             for place in (*PLACES, "mean"):

@@ -107,7 +107,10 @@ class Estimate:
     def _passes(self, phase: Phase, crafted: bool) -> tuple[float, float]:
         """Forward passes that a student's step is worth, and its seconds beside them; by steps of the smallest."""
         crafted = crafted and phase.crafting != Own(source=phase.crafting.source)
-        key = repr((phase.settings.objective, phase.attack, phase.crafting if crafted else None))
+        settings = phase.settings
+        key = repr(
+            (settings.objective, settings.weight_perturbation, phase.attack, phase.crafting if crafted else None)
+        )
         if key not in self._parts:
             smallest = self.space.smallest()
             self._step([smallest])
@@ -115,7 +118,7 @@ class Estimate:
             spent = self._step([smallest, smallest] if crafted else [smallest])
             seconds = time.perf_counter() - started
             work = FEW_IMAGES * self.space.cost(smallest).multiply_adds
-            passes = (spent["attack"] + spent["update"]) / work
+            passes = (spent["attack"] + spent["update"] + spent["teacher"]) / work
             if crafted:
                 first, before = self._passes(phase, False)
                 passes, seconds = passes - first, seconds - before
