@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import os
 import sys
@@ -67,6 +68,17 @@ def weights_to_cast(network: nn.Module) -> set[str]:
         for name in ("weight", "bias")
         if module._parameters.get(name) is not None
     }
+
+
+def with_cast_weights(network: nn.Module, precision: torch.dtype) -> nn.Module:
+    """The network, or a copy with `weights_to_cast` in that precision, which `autocast` then does not cast any more."""
+    if precision == torch.float32:
+        return network
+    network = copy.deepcopy(network)
+    for name in weights_to_cast(network):
+        weight = network.get_parameter(name)
+        weight.data = weight.data.to(precision)
+    return network
 
 
 def peak_memory(device: torch.device) -> int:

@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from proard.common.device import autocast, peak_memory, resolve_device, resolve_precision, weights_to_cast
+from proard.common.device import autocast, peak_memory, resolve_device, resolve_precision, with_cast_weights
 from proard.common.distributed import highest, rank, share, sum_over_ranks, world_size
 from proard.common.errors import Stopped, UserError, out_of_memory
 from proard.common.files import append_line
@@ -392,12 +392,7 @@ class Trainer:
         """Take a network for the teacher, and count its answers."""
         self.teacher = teacher
         images = torch.linspace(0, 1, 2 * math.prod(self.data.input_shape), device=self.device)
-        answering = fast_copy(teacher, images.view(2, *self.data.input_shape))
-        if self.precision != torch.float32:
-            answering = copy.deepcopy(answering)
-            for name in weights_to_cast(answering):
-                weight = answering.get_parameter(name)
-                weight.data = weight.data.to(self.precision)
+        answering = with_cast_weights(fast_copy(teacher, images.view(2, *self.data.input_shape)), self.precision)
         self.answering = self.compute.watch(answering, self.teacher_cost, "teacher")
 
     def _end_phase(self) -> None:
