@@ -283,6 +283,10 @@ def given(**changes: Any) -> tuple[Any, ...]:
         (given(test_labels=made()[3] + 1), ["test labels", "from 1 to 2"]),
         (given(labels=made()[1][:-1]), ["48 images and 47 labels"]),
         (given(labels=0 * made()[1], test_labels=0 * made()[3], names=None), ["has a single class"]),
+        (given(labels=made()[1] - 1, names=None), ["training labels", "from -1 to 0", "count from 0"]),
+        (given(labels=made()[1] * 10**12, names=None), ["no training images of label 1"]),
+        (given(test_images=made()[2][:, :6]), ["training images are 3x8x8, test images 3x6x8"]),
+        (given(test_images=made()[2][..., :1]), ["training images are 3x8x8, test images 1x8x8"]),
     ],
 )
 def test_wrong_arrays_are_one_line_and_leave_nothing(
@@ -471,3 +475,65 @@ def test_a_set_of_ones_own_has_options(monkeypatch: pytest.MonkeyPatch, short: d
     ):
         with pytest.raises(UserError, match=words.replace("?", r"\?")):
             load_data(DataConfig(name="noise", **options))  # type: ignore[arg-type]
+
+
+def of_ones_own(**changes: Any) -> tuple[Any, Any, Any]:
+    """What a set must give, with something else in places."""
+    images = torch.zeros((40, 1, 4, 4), dtype=torch.uint8)
+    labels = torch.arange(40) % 2
+    parts = {"images": images, "labels": labels, "test_images": images, "test_labels": labels, "names": ("a", "b")}
+    parts |= changes
+    train, test = (ImageSet(parts[f"{name}images"], parts[f"{name}labels"]) for name in ("", "test_"))
+    return train, test, parts["names"]
+
+
+NONE = torch.zeros((0, 1, 4, 4), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("gives", "words"),
+    [
+        (lambda: of_ones_own(names=["a", "b"]), ""),
+        (lambda: of_ones_own()[:2], "must give training images and test images, as ImageSet, and names"),
+        (lambda: None, "must give training images"),
+        (lambda: (NONE, NONE, ("a", "b")), "must give training images"),
+        (lambda: of_ones_own(names="ab"), "must give training images"),
+        (lambda: of_ones_own(names=("a",)), "has 1 classes by its names of labels; two or more"),
+        (lambda: of_ones_own(labels=torch.arange(40) % 3), "training labels: are from 0 to 2; with 2 classes"),
+        (lambda: of_ones_own(test_labels=torch.arange(40) % 3), "test labels: are from 0 to 2; with 2 classes"),
+        (lambda: of_ones_own(labels=torch.arange(40) % 2 - 1), "training labels: are from -1 to 0"),
+        (
+            lambda: of_ones_own(test_images=torch.zeros((40, 3, 4, 4), dtype=torch.uint8)),
+            "are 1x4x4, test images 3x4x4",
+        ),
+        (lambda: of_ones_own(test_images=NONE, test_labels=torch.zeros(0, dtype=torch.int64)), "has no test images"),
+        (lambda: of_ones_own(images=NONE, labels=torch.zeros(0, dtype=torch.int64)), "has no training images"),
+        (lambda: Path("none").read_text(), "cannot be read ([Errno 2] No such file"),
+    ],
+)
+def test_what_a_set_of_ones_own_gives_is_checked(
+    gives: Callable[[], Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one line, before anything is trained: else it fails late, or never and trains on what it should not."""
+    monkeypatch.setattr(data_sets, "_entries", dict(data_sets._entries))
+    data_sets.register("mine")(lambda config: gives())
+    if not words:
+        assert load_data(DataConfig(name="mine")).num_classes == 2
+        return
+    with pytest.raises(UserError) as raised:
+        load_data(DataConfig(name="mine"))
+    message = str(raised.value)
+    assert message.startswith("data mine")
+    assert words in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_order_of_bytes_does_not_matter(order: str) -> None:
+    """Such as arrays that were read from a file of the IDX format, which counts from the other end."""
+    images, labels = made()[:2]
+    ordered = arrays_module.image_set((images / 255).astype(f"{order}f4"), labels.astype(f"{order}i4"), "data")
+    for mine, same in zip(
+        ordered.tensors().values(), arrays_module.image_set(images, labels, "data").tensors().values(), strict=True
+    ):
+        assert torch.equal(mine, same)

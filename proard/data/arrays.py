@@ -159,28 +159,28 @@ def labels_of(labels: Any, where: str) -> Tensor:
 def check_labels(labels: Tensor, classes: int, where: str) -> None:
     """Refuse labels that are not from 0 to ``classes`` - 1."""
     if int(labels.min()) < 0 or int(labels.max()) >= classes:
-        raise UserError(
-            f"{where} labels: are from {labels.min()} to {labels.max()}; with {classes} classes they must be from 0 to "
-            f"{classes - 1}"
-        )
+        must = "they count from 0, and there must be two classes or more"
+        must = f"with {classes} classes they must be from 0 to {classes - 1}" if classes > 1 else must
+        raise UserError(f"{where} labels: are from {labels.min()} to {labels.max()}; {must}")
 
 
 def _class_names(train: ImageSet, test: ImageSet, names: Any, where: str) -> tuple[str, ...]:
     """The given names, else the numbers; every class has training images, and there are no further test labels."""
-    classes = int(train.labels.max()) + 1 if names is None else len(names)
-    check_labels(train.labels, classes, f"{where}, training")
-    check_labels(test.labels, classes, f"{where}, test")
-    counts = torch.bincount(train.labels, minlength=classes)
-    if classes < 2 or not counts.all():
-        has = f"has no training images of label {int(counts.argmin())}" if classes > 1 else "has a single class"
+    classes = max(int(train.labels.max()) + 1, 1) if names is None else len(names)
+    there = train.labels.unique()
+    if classes < 2 or int(there[0]) < 0 or len(there) != classes:
+        check_labels(train.labels, classes, f"{where}, training")
+        missing = next(index for index, label in enumerate([*there.tolist(), -1]) if index != label)
+        has = f"has no training images of label {missing}" if classes > 1 else "has a single class"
         raise UserError(f"{where}: {has}; labels count from 0, and every class needs images, two classes at least")
+    check_labels(test.labels, classes, f"{where}, test")
     return tuple(map(str, range(classes) if names is None else names))
 
 
 def _tensor(values: Any, where: str) -> Tensor:
     try:
-        if isinstance(values, np.ndarray):  # PyTorch warns about what cannot be written, and takes no reversed axes
-            values = np.require(values, requirements=["C", "W"])
+        if isinstance(values, np.ndarray):  # PyTorch takes no reversed axes or bytes, and warns of what is read-only
+            values = np.require(values, values.dtype.newbyteorder("="), ["C", "W"])
         return torch.as_tensor(values).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{where}: are no array of numbers ({reason(error)})") from error

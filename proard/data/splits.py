@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from proard.common.errors import UserError
+from proard.common.errors import UserError, reason
 from proard.common.registry import import_modules
 from proard.config import DataConfig
-from proard.data.arrays import Loaded
+from proard.data.arrays import Loaded, check_labels
 from proard.data.batches import sequential_batches
 from proard.data.images import ImageSet, StreamedImageSet
 from proard.data.sets import data_sets
@@ -94,7 +94,37 @@ def load_data(config: DataConfig, imports: Iterable[str] = (), given: Loaded | N
 
 def _loaded(config: DataConfig, **fixed: Any) -> Loaded:
     """The set by its name, with its options; of the fixed arguments it gets those that it takes."""
-    return data_sets.build(config.name, config.options, where="data.name", config=config, **fixed)
+    where = f"data {config.name}"
+    try:
+        loaded = data_sets.build(config.name, config.options, where="data.name", config=config, **fixed)
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read ({reason(error)})") from error
+    return _checked(loaded, where)
+
+
+def _checked(loaded: Any, where: str) -> Loaded:
+    """What a set gave, which may be one of the user's own, if it is what a set must give."""
+    match loaded:
+        case (ImageSet() as train, ImageSet() as test, (list() | tuple()) as names):
+            names = tuple(map(str, names))
+        case _:
+            raise UserError(f"{where}: must give training images and test images, as ImageSet, and names of the labels")
+    if len(names) < 2:
+        raise UserError(f"{where}: has {len(names)} classes by its names of labels; two or more are needed")
+    for images, split in ((train, "training"), (test, "test")):
+        if not len(images):
+            raise UserError(f"{where}: has no {split} images")
+        check_labels(images.labels, len(names), f"{where}, {split}")
+    shapes = ["x".join(map(str, _shape(images))) for images in (train, test)]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"{where}: training images are {shapes[0]}, test images {shapes[1]}; they must be of one size")
+    return train, test, names
+
+
+def _shape(images: ImageSet) -> tuple[int, int, int]:
+    """(C, H, W), of the first image."""
+    ((image, _),) = images.batches([torch.zeros(1, dtype=torch.int64)], "cpu")
+    return (image.shape[1], image.shape[2], image.shape[3])
 
 
 @dataclass(frozen=True)
@@ -122,8 +152,7 @@ def load_test_split(config: DataConfig, class_names: tuple[str, ...]) -> TestSpl
 
 def tested_on(test: ImageSet, class_names: tuple[str, ...]) -> TestSplit:
     """Test images with what is said of them."""
-    ((image, _),) = test.batches([torch.zeros(1, dtype=torch.int64)], "cpu")
-    return TestSplit(test, class_names, (image.shape[1], image.shape[2], image.shape[3]))
+    return TestSplit(test, class_names, _shape(test))
 
 
 def split_indices(labels: Integers, classes: int, config: DataConfig) -> tuple[Integers, Integers]:
