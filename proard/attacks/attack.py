@@ -97,7 +97,7 @@ class Attack(Options, ABC):
             model, images, labels = self.usable(model, images, labels)
             if images.numel() == 0:
                 return images.detach().clone()
-            return self.perturb(model, images, labels, loss=loss, generator=generator)
+            return returned(self, self.perturb(model, images, labels, loss=loss, generator=generator), images)
 
     def until_fooled(
         self, model: Model, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator | None = None
@@ -151,6 +151,23 @@ class AttackError(Stopped):
     alone = True
 
 
+def returned(attack: Attack, adversarial: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """What `perturb` returned, detached and as precise as the images (float32 or more); nothing waits for the device.
+
+    Raises:
+        AttackError: no tensor of floating point numbers, or another shape than that of the images.
+    """
+    if not isinstance(adversarial, torch.Tensor):
+        raise AttackError(f"attack {attack.name} returned {type(adversarial).__name__} in the place of images")
+    if adversarial.shape != images.shape:
+        wrong = f"of shape {tuple(adversarial.shape)} for {tuple(images.shape)}"
+        raise AttackError(f"attack {attack.name} returned images {wrong}")
+    if not adversarial.is_floating_point():
+        raise AttackError(f"attack {attack.name} returned images of {adversarial.dtype}; they must be floating point")
+    adversarial = adversarial.detach() if adversarial.requires_grad else adversarial
+    return adversarial.to(torch.promote_types(images.dtype, torch.float32))
+
+
 def check_result(attack: Attack, adversarial: torch.Tensor, images: torch.Tensor) -> None:
     """Refuse what an attack must not return: a result that would be counted as robustness, or as the lack of it.
 
@@ -160,26 +177,24 @@ def check_result(attack: Attack, adversarial: torch.Tensor, images: torch.Tensor
         images: what it was given, same shape.
 
     Raises:
-        AttackError: another shape, values that are not finite, outside the bounds, or farther away than eps.
+        AttackError: as of `returned`; values that are not finite, outside the bounds, or farther away than eps.
     """
     threat = attack.threat
-    if adversarial.shape != images.shape:
-        wrong = f"of shape {tuple(adversarial.shape)} for {tuple(images.shape)}"
-    elif images.numel() == 0:
+    adversarial = returned(attack, adversarial, images)
+    if images.numel() == 0:
         return
+    low, high = threat.bounds
+    delta = adversarial - images
+    distance = threat.size(delta).amax()
+    least, greatest, farthest = torch.stack([adversarial.amin(), adversarial.amax(), distance]).tolist()
+    tiny = torch.finfo(torch.float32).eps * max(abs(low), abs(high))  # rounding of float32 pixel values
+    tiny *= images[0].numel() / 2 if threat.norm == "l1" else 8
+    if not torch.isfinite(adversarial).all():
+        wrong = "that are not finite; look for infinite or NaN weights, or gradients, of the network"
+    elif least < low or greatest > high:
+        wrong = f"with values {least:g} to {greatest:g}, outside of {low:g} to {high:g}"
+    elif farthest > threat.eps * (1 + 1e-5) + tiny:
+        wrong = f"at {threat.norm} distance {farthest:.7g}, more than eps {threat.eps:.7g}"
     else:
-        low, high = threat.bounds
-        delta = adversarial - images
-        distance = threat.size(delta).amax()
-        least, greatest, farthest = torch.stack([adversarial.amin(), adversarial.amax(), distance]).tolist()
-        tiny = torch.finfo(torch.float32).eps * max(abs(low), abs(high))  # rounding of float32 pixel values
-        tiny *= images[0].numel() / 2 if threat.norm == "l1" else 8
-        if not torch.isfinite(adversarial).all():
-            wrong = "that are not finite; look for infinite or NaN weights, or gradients, of the network"
-        elif least < low or greatest > high:
-            wrong = f"with values {least:g} to {greatest:g}, outside of {low:g} to {high:g}"
-        elif farthest > threat.eps * (1 + 1e-5) + tiny:
-            wrong = f"at {threat.norm} distance {farthest:.7g}, more than eps {threat.eps:.7g}"
-        else:
-            return
+        return
     raise AttackError(f"attack {attack.name} returned images {wrong}")

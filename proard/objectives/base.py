@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 
 from proard.attacks import PGD, Attack, ThreatModel
-from proard.attacks.attack import Loss, Model
+from proard.attacks.attack import Loss, Model, returned
 from proard.attacks.losses import at_least_float32
+from proard.common.errors import UserError
 from proard.common.options import Options
 from proard.common.registry import Registry
 from proard.objectives.crafting import Batch
@@ -95,7 +96,25 @@ class AdversarialObjective(Objective):
 
     def attacked(self, student: Model, batch: Batch, loss: Loss | None = None) -> torch.Tensor:
         """The batch's images, perturbed to raise ``loss`` (default the cross-entropy of the labels); detached."""
-        return batch.crafting.images(self.attack, student, batch, loss)
+        return returned(self.attack, batch.crafting.images(self.attack, student, batch, loss), batch.images)
+
+
+def checked(outcome: Outcome, objective: Objective, images: int) -> Outcome:
+    """What `outcome` returned for so many images, if it is one to learn from; nothing waits for the device.
+
+    Raises:
+        UserError: no `Outcome`, a loss that is no differentiable scalar, or logits that are not (N, K).
+    """
+    name = f"objective {type(objective).__name__}"
+    if not isinstance(outcome, Outcome):
+        raise UserError(f"{name}: outcome returned {type(outcome).__name__}; it must return an Outcome")
+    loss = outcome.loss
+    if not (isinstance(loss, torch.Tensor) and loss.ndim == 0 and loss.is_floating_point() and loss.requires_grad):
+        raise UserError(f"{name}: its loss must be a tensor, one number that depends on the student's weights")
+    for logits in (outcome.clean_logits, outcome.adversarial_logits):
+        if logits is not None and not (isinstance(logits, torch.Tensor) and logits.ndim == 2 and len(logits) == images):
+            raise UserError(f"{name}: its logits must be of shape ({images}, classes), for {images} images")
+    return outcome
 
 
 def required(teacher: Model | None, objective: Objective) -> Model:

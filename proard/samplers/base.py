@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from proard.common.errors import UserError, located
 from proard.common.registry import Registry
 from proard.supernet import Architecture, SearchSpace
 
@@ -71,8 +72,16 @@ class Sampler(ABC):
 
         Args:
             step: of the phase, from 0; a sampler sees every step once, in order.
+
+        Raises:
+            UserError: `draw` returned no architectures, or such as are not of the space.
         """
-        return list(dict.fromkeys(self.draw(step)))
+        drawn = self.draw(step)
+        if not drawn or not isinstance(drawn, (list, tuple)) or not all(isinstance(a, Architecture) for a in drawn):
+            some = f"{drawn!r:.60}"
+            raise UserError(f"sampler {type(self).__name__}: draw must return a list of architectures, got {some}")
+        with located(f"sampler {type(self).__name__}"):
+            return list(dict.fromkeys(map(self.space.canonical, drawn)))
 
     def update(self, architecture: Architecture, signals: Signals) -> None:  # noqa: B027 (nothing, unless it learns)
         """Learn how a student that has just been trained did."""

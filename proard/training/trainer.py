@@ -19,6 +19,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from proard.attacks import Attack, check_result
 from proard.common.device import autocast, peak_memory, resolve_device, resolve_precision, with_cast_weights
 from proard.common.distributed import highest, rank, share, sum_over_ranks, world_size
 from proard.common.errors import Stopped, UserError, out_of_memory
@@ -28,6 +29,7 @@ from proard.data import DataSplits, WorkerDied, augment, training_images
 from proard.evaluation.accuracy import Measurement
 from proard.evaluation.fast_copy import fast_copy
 from proard.objectives import Batch, Objective, Outcome
+from proard.objectives.base import checked
 from proard.objectives.crafting import Shared
 from proard.runs import components
 from proard.runs.checkpoint import check_same_data, check_same_teacher, save_checkpoint
@@ -135,6 +137,7 @@ class Trainer:
             self._learn_from(self.external)
         self.position = Position()
         self.best: dict[str, Any] | None = None
+        self.attacked: tuple[Attack, torch.Tensor, torch.Tensor] | None = None  # images, and what they became
         self.after_save: Callable[[], None] = lambda: None
         self.pace: list[float] | None = None  # seconds per step of every phase, where they were estimated
         self._begin_phase()
@@ -275,7 +278,9 @@ class Trainer:
         averaged = self.averaged is not None and objective.needs_average
         asked = self._averaged_teacher(architecture, images) if averaged else teacher
         with autocast(self.device, self.precision):
-            outcome = objective.outcome(student, asked, batch)
+            outcome = checked(objective.outcome(student, asked, batch), objective, len(images))
+        if self._step_of_phase == 0 and outcome.adversarial_images is not None:
+            self.attacked = (self._stage.attack, outcome.adversarial_images, images)
         # Gradients back
         if size := self.phase.weight_perturbation:
             again = replace(batch, crafting=Shared(), crafted=outcome.adversarial_images)
@@ -383,6 +388,7 @@ class Trainer:
         self.averaged = copy.deepcopy(self.supernet) if averages else None
         self.best = None
         self.lowest_loss = float("inf")
+        self.attacked = None
         self.graphs: StepGraphs | None = None
         if self.device.type == "cuda" and self.joint is None and world_size() == self.config.batch_parts == 1:
             self.graphs = StepGraphs(self._numbers, self.compute, self.generator)
@@ -431,6 +437,9 @@ class Trainer:
 
     def _look(self, progress: TrainingProgress, rate: float) -> None:
         """Read the numbers, show them, and stop if the loss is no longer one."""
+        if self.attacked is not None:  # of the phase's first step, since looking at images waits for the device
+            check_result(*self.attacked)
+            self.attacked = None
         means = self.record.means()
         loss = means["loss"] or 0.0
         if not math.isfinite(loss) or loss > SPIKE * max(self.lowest_loss, 1.0):
