@@ -86,7 +86,7 @@ def tables(rows: list[dict[str, Any]]) -> list[str]:
                 continue
             cells = []
             for place in (*PLACES, "mean"):
-                cells.append(interval([robust(arms[arm][s], place) - robust(arms[BASE][s], place) for s in common]))
+                cells.append(interval([robust(arms[arm][s], place) - robust(arms[base][s], place) for s in common]))
             lines.append("| " + " | ".join([arm, str(len(common)), *cells]) + " |")
         lines.append("")
     gone = dict.fromkeys(row["arm"] for row in rows if row["arm"] not in ("teacher", ALONE, SHARE, *ARMS))
