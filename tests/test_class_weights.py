@@ -66,8 +66,8 @@ def test_class_weights_reach_the_objective(students: dict[str, Any], tmp_path: P
 def test_wrong_class_weights(students: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="class_weights: must be one number for each of the 10 classes, got 2"):
         trainer_of({**students, "class_weights": [1, 2]}, tmp_path)
-    for wrong in ("even", [1, -1], [1, "a"], [], 3):
+    for wrong in ("even", [1, -1], [1, "a"], [], 3, [0, 0]):
         with pytest.raises(
-            UserError, match="class_weights: should be balanced, or numbers of at least 0, one per class, got"
+            UserError, match="class_weights: should be balanced, or numbers of at least 0, one per class and not all 0, got"
         ):
             parse_config({**students, "class_weights": wrong})

@@ -270,6 +270,9 @@ def given(**changes: Any) -> tuple[Any, ...]:
     ("data", "words"),
     [
         (made()[:2], ["give (images, labels, test_images, test_labels)", "got 2"]),
+        (5, ["give (images, labels, test_images, test_labels)", "got int"]),
+        (given(names="ab"), ["names of the classes must be a list", "'ab'"]),
+        (given(names=2), ["names of the classes must be a list", "2"]),
         (given(images=made()[0].astype(np.int64)), ["training images", "int64", "uint8, or floats"]),
         (given(images=made()[0].astype(np.float32)), ["floats from 0 to 239", "uint8 from 0 to 255"]),
         (given(images=np.full((48, 8, 8), np.nan)), ["floats from nan to nan"]),
@@ -537,3 +540,14 @@ def test_the_order_of_bytes_does_not_matter(order: str) -> None:
         ordered.tensors().values(), arrays_module.image_set(images, labels, "data").tensors().values(), strict=True
     ):
         assert torch.equal(mine, same)
+
+
+def test_a_student_is_evaluated_on_images_of_its_size(short: dict[str, Any]) -> None:
+    """A convolutional network answers on others as well, which are not what its card is about."""
+    data = made()
+    run = train(short, run="run", data=data, quiet=True)
+    (student,) = extract(flops="1G", run=run, data=data, quiet=True)
+    evaluate(student.path, data=data[2:4])
+    for other, words in ((data[2][:, :6], "3x6x8"), (data[2][..., :1], "1x8x8")):
+        with pytest.raises(UserError, match=f"takes images of 3x8x8, and those to evaluate it on are {words}"):
+            evaluate(student.path, data=(other, data[3]))

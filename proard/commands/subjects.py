@@ -92,6 +92,9 @@ class Subjects:
             raise UserError(
                 f"student {folder}: the data {settings.name} at {settings.root} have other classes than its card"
             )
+        takes, given = ("x".join(map(str, shape)) for shape in (card["input_shape"], data.input_shape))
+        if takes != given:
+            raise UserError(f"student {folder}: takes images of {takes}, and those to evaluate it on are {given}")
         return Subject(folder, card, network, settings, data, attacks, seed, limit)
 
     def elsewhere(self, source: str, config_name: str) -> Subject:

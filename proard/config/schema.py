@@ -267,10 +267,10 @@ _Dumper.add_representer(
 def _weights(value: Any) -> Any:
     """One sentence for what is neither `balanced` nor numbers, in the place of one for each kind of value."""
     numbers = [parse_number(entry) for entry in value] if isinstance(value, list | tuple) else []
-    usable = numbers and all(isinstance(number, int | float) and 0 <= number < float("inf") for number in numbers)
+    usable = all(isinstance(number, int | float) and 0 <= number < float("inf") for number in numbers) and any(numbers)
     if value is None or value == "balanced" or usable:
         return value
-    raise ValueError("should be balanced, or numbers of at least 0, one per class")
+    raise ValueError("should be balanced, or numbers of at least 0, one per class and not all 0")
 
 
 def _named(value: Any) -> Any:

@@ -53,20 +53,26 @@ def given_arrays(data: Sequence[Any] | None) -> Loaded | None:
     """
     if data is None:
         return None
-    if len(data) not in (4, 5):
-        raise UserError(f"data: give {GIVE}; got {len(data)} entries")
+    _check_entries(data, (4, 5), f"data: give {GIVE}")
     train, test = image_set(data[0], data[1], "data, training"), image_set(data[2], data[3], "data, test")
     return train, test, _class_names(train, test, data[4] if len(data) == 5 else None, "data")
 
 
 def given_test_images(data: Sequence[Any], class_names: tuple[str, ...]) -> ImageSet:
     """The test images among what is given: of two arrays they are all, of four or five the third and fourth."""
-    if len(data) not in (2, 4, 5):
-        raise UserError(f"data: give (images, labels) to evaluate on, or {GIVE}; got {len(data)} entries")
+    _check_entries(data, (2, 4, 5), f"data: give (images, labels) to evaluate on, or {GIVE}")
     given, labels = data if len(data) == 2 else data[2:4]
     images = image_set(given, labels, "data, test")
     check_labels(images.labels, len(class_names), "data, test")
     return images
+
+
+def _check_entries(data: Any, counts: tuple[int, ...], wanted: str) -> None:
+    """Refuse what is no sequence of so many entries."""
+    if not isinstance(data, (tuple, list)):
+        raise UserError(f"{wanted}; got {type(data).__name__}")
+    if len(data) not in counts:
+        raise UserError(f"{wanted}; got {len(data)} entries")
 
 
 def in_memory(config: DataConfig, given: Loaded) -> DataConfig:
@@ -166,6 +172,8 @@ def check_labels(labels: Tensor, classes: int, where: str) -> None:
 
 def _class_names(train: ImageSet, test: ImageSet, names: Any, where: str) -> tuple[str, ...]:
     """The given names, else the numbers; every class has training images, and there are no further test labels."""
+    if not isinstance(names, (tuple, list, np.ndarray, type(None))):
+        raise UserError(f"{where}: the names of the classes must be a list of them, got {names!r:.60}")
     classes = max(int(train.labels.max()) + 1, 1) if names is None else len(names)
     there = train.labels.unique()
     if classes < 2 or int(there[0]) < 0 or len(there) != classes:
