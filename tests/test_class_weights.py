@@ -68,6 +68,7 @@ def test_wrong_class_weights(students: dict[str, Any], tmp_path: Path) -> None:
         trainer_of({**students, "class_weights": [1, 2]}, tmp_path)
     for wrong in ("even", [1, -1], [1, "a"], [], 3, [0, 0]):
         with pytest.raises(
-            UserError, match="class_weights: should be balanced, or numbers of at least 0, one per class and not all 0, got"
+            UserError,
+            match="class_weights: should be balanced, or numbers of at least 0, one per class and not all 0, got",
         ):
             parse_config({**students, "class_weights": wrong})

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -434,6 +438,70 @@ def test_the_hub_is_asked_only_with_download(monkeypatch: pytest.MonkeyPatch, tm
         config = parse_config({"data": {"name": "huggingface", "root": "hub:me/set@v1", "download": download}})
         assert load_data(config.data).class_names == NAMES
     assert asked == [("me/set", "v1", "dataset", True), ("me/set", "v1", "dataset", False)]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A server on this machine that has the set me/set as the Hub would; what it was asked for."""
+    folder, commit, asked = tmp_path / "served", "1" * 40, []
+    as_parquet(made(), folder)
+    (folder / "notes.txt").write_text("not asked for")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            asked.append(f"{self.command} {path}")
+            body, status = b"{}", 404
+            if path.startswith("/api/datasets/me/set/"):  # of a revision: what it is
+                files = [{"rfilename": file.name} for file in folder.iterdir()]
+                about: Any = {"id": "me/set", "sha": commit, "siblings": files}
+                if "/tree/" in path:  # the same, as newer versions ask
+                    about = [
+                        {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": commit}
+                        for file in folder.iterdir()
+                    ]
+                body, status = json.dumps(about).encode(), 200
+            elif (file := folder / path.rpartition("/")[2]).is_file():
+                body, status = file.read_bytes(), 200
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+            self.send_header("X-Repo-Commit", commit)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_set_is_fetched_from_the_hub_once(hub: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Parquet files alone; afterwards it is there without a network."""
+    root = {"name": "huggingface", "root": "hub:me/set"}
+    with pytest.raises(UserError, match=r"is not on this machine; set data\.download=true"):
+        load_data(DataConfig.model_validate(root))
+    assert hub == []
+    fetched = load_data(DataConfig.model_validate({**root, "download": True}))
+    assert fetched.class_names == NAMES
+    assert any(".parquet" in request for request in hub)
+    assert not any("notes.txt" in request for request in hub)
+    hub.clear()
+    assert load_data(DataConfig.model_validate(root)).fingerprint() == fetched.fingerprint()
+    assert hub == []
+    with pytest.raises(UserError) as raised:
+        load_data(DataConfig.model_validate({**root, "root": "hub:me/other", "download": True}))
+    assert "hub:me/other" in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_only_test_images_are_needed_to_evaluate(short: dict[str, Any], tmp_path: Path) -> None:
