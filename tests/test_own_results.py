@@ -144,6 +144,13 @@ def test_an_attack_may_return_more_than_is_needed(
     assert robust[0] == robust[1]
 
 
+@pytest.mark.parametrize("name", ["nfgsm", "pgd", "mifgsm", "apgd-ce", "fgsm"])
+def test_an_attack_may_go_as_far_as_it_says(name: str, tiny: dict[str, Any], tmp_path: Path) -> None:
+    """N-FGSM trains on images beyond eps, on purpose."""
+    tiny["attack"] = {"name": name}
+    train(tiny, run=tmp_path / "run", quiet=True)
+
+
 def test_the_attacks_of_the_package_are_looked_at_too(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -129,6 +129,11 @@ class Attack(Options, ABC):
     ) -> torch.Tensor:
         """The same without checking the images, which would wait for the device: for use inside a training loop."""
 
+    @property
+    def reach(self) -> float:
+        """How far from an image `perturb` may go, in the threat's norm; a call of the attack stays within eps."""
+        return self.threat.eps
+
     def label_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """What is raised when the caller names no loss, the cross-entropy: logits (N, K) and labels (N,) to (N,)."""
         return cross_entropy(logits, labels)
@@ -168,33 +173,38 @@ def returned(attack: Attack, adversarial: torch.Tensor, images: torch.Tensor) ->
     return adversarial.to(torch.promote_types(images.dtype, torch.float32))
 
 
-def check_result(attack: Attack, adversarial: torch.Tensor, images: torch.Tensor) -> None:
+def check_result(
+    attack: Attack, adversarial: torch.Tensor, images: torch.Tensor, farthest: float | None = None
+) -> None:
     """Refuse what an attack must not return: a result that would be counted as robustness, or as the lack of it.
 
     Args:
         attack: for its threat model and name.
         adversarial: what it returned.
         images: what it was given, same shape.
+        farthest: that they may be away from there; default eps.
 
     Raises:
-        AttackError: as of `returned`; values that are not finite, outside the bounds, or farther away than eps.
+        AttackError: as of `returned`; values that are not finite, outside the bounds, or farther away.
     """
     threat = attack.threat
+    farthest = threat.eps if farthest is None else farthest
     adversarial = returned(attack, adversarial, images)
     if images.numel() == 0:
         return
     low, high = threat.bounds
     delta = adversarial - images
     distance = threat.size(delta).amax()
-    least, greatest, farthest = torch.stack([adversarial.amin(), adversarial.amax(), distance]).tolist()
+    least, greatest, away = torch.stack([adversarial.amin(), adversarial.amax(), distance]).tolist()
     tiny = torch.finfo(torch.float32).eps * max(abs(low), abs(high))  # rounding of float32 pixel values
     tiny *= images[0].numel() / 2 if threat.norm == "l1" else 8
     if not torch.isfinite(adversarial).all():
         wrong = "that are not finite; look for infinite or NaN weights, or gradients, of the network"
     elif least < low or greatest > high:
         wrong = f"with values {least:g} to {greatest:g}, outside of {low:g} to {high:g}"
-    elif farthest > threat.eps * (1 + 1e-5) + tiny:
-        wrong = f"at {threat.norm} distance {farthest:.7g}, more than eps {threat.eps:.7g}"
+    elif away > farthest * (1 + 1e-5) + tiny:
+        what = "eps" if farthest == threat.eps else "its reach of"
+        wrong = f"at {threat.norm} distance {away:.7g}, more than {what} {farthest:.7g}"
     else:
         return
     raise AttackError(f"attack {attack.name} returned images {wrong}")

@@ -48,6 +48,11 @@ class NFGSM(GuardedAttack):
         """The step size in use."""
         return self.threat.eps if self.step_size is None else self.step_size
 
+    @property
+    def reach(self) -> float:
+        """Noise and step together, unless they are clipped."""
+        return self.threat.eps if self.clip else self.noise * self.threat.eps + self.resolved_step_size
+
     def __call__(self, model: Model, images: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:
         """Adversarial images, as of `Attack`; always within eps."""
         return self.threat.project(super().__call__(model, images, labels, **options), detached_in_float32(images))

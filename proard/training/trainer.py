@@ -438,7 +438,7 @@ class Trainer:
     def _look(self, progress: TrainingProgress, rate: float) -> None:
         """Read the numbers, show them, and stop if the loss is no longer one."""
         if self.attacked is not None:  # of the phase's first step, since looking at images waits for the device
-            check_result(*self.attacked)
+            check_result(*self.attacked, self.attacked[0].reach)
             self.attacked = None
         means = self.record.means()
         loss = means["loss"] or 0.0
