@@ -369,6 +369,19 @@ def broken(data: Arrays, root: Path) -> dict[str, Any]:
     return config
 
 
+def unlabelled(data: Arrays, root: Path) -> dict[str, Any]:
+    config = as_plain_parquet(data, root)
+    import pyarrow
+    from pyarrow import parquet
+
+    for file in root.glob("*.parquet"):
+        table = parquet.read_table(file)
+        kinds = [float("nan"), *range(1, len(table))]
+        table = table.set_column(table.column_names.index("kind"), "kind", pyarrow.array(kinds, pyarrow.float64()))
+        parquet.write_table(table, file)
+    return config
+
+
 def with_colours(data: Arrays, root: Path) -> dict[str, Any]:
     return as_plain_parquet((data[0][..., :1].copy(), *data[1:]), root)
 
@@ -398,6 +411,7 @@ def changed(write: Callable[..., dict[str, Any]], **changes: Any) -> Callable[..
         (lambda data, root: as_parquet(data, root, "train2"), ["it must have train, and test or validation"]),
         (mixed_sizes, ["test: image 3 is of another size", "data.image_size"]),
         (broken, ["validation: image", "cannot be read"]),
+        (unlabelled, ["column 'kind' has no label (nan) for some images"]),
         (with_colours, ["validation: image", "has colours", "data.channels"]),
         (lambda data, root: as_plain_parquet((*data[:3], 0 * data[3], NAMES), root), []),  # a class is not tested
     ],
@@ -569,7 +583,7 @@ NONE = torch.zeros((0, 1, 4, 4), dtype=torch.uint8)
         (lambda: None, "must give training images"),
         (lambda: (NONE, NONE, ("a", "b")), "must give training images"),
         (lambda: of_ones_own(names="ab"), "must give training images"),
-        (lambda: of_ones_own(names=("a",)), "has 1 classes by its names of labels; two or more"),
+        (lambda: of_ones_own(names=("a",)), "names one class; two or more"),
         (lambda: of_ones_own(labels=torch.arange(40) % 3), "training labels: are from 0 to 2; with 2 classes"),
         (lambda: of_ones_own(test_labels=torch.arange(40) % 3), "test labels: are from 0 to 2; with 2 classes"),
         (lambda: of_ones_own(labels=torch.arange(40) % 2 - 1), "training labels: are from -1 to 0"),

@@ -133,11 +133,14 @@ def _class_names(split: Any, label: str, known: tuple[str, ...] | None, where: s
     if (names := getattr(split.features[label], "names", None)) is not None:
         return tuple(names)
     try:
-        return known or tuple(map(str, sorted(set(split[label][:]))))
+        found = sorted(set(split[label][:]))
     except TypeError as error:  # lists, or missing ones among others
         raise UserError(
             f"{where}: column '{label}' has no labels ({reason(error)}); name another with data.label"
         ) from error
+    if any(value != value for value in found):  # NaN, which a table has for what is missing
+        raise UserError(f"{where}: column '{label}' has no label (nan) for some images; leave those out")
+    return known or tuple(map(str, found))
 
 
 def _labels(split: Any, label: str, names: Sequence[str], where: str) -> torch.Tensor:

@@ -110,7 +110,7 @@ def _checked(loaded: Any, where: str) -> Loaded:
         case _:
             raise UserError(f"{where}: must give training images and test images, as ImageSet, and names of the labels")
     if len(names) < 2:
-        raise UserError(f"{where}: has {len(names)} classes by its names of labels; two or more are needed")
+        raise UserError(f"{where}: names {'one class' if names else 'no class'}; two or more are needed")
     for images, split in ((train, "training"), (test, "test")):
         if not len(images):
             raise UserError(f"{where}: has no {split} images")
