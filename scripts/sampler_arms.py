@@ -26,6 +26,8 @@ WITH_LABELS: dict[str, Any] = {"objective": {**ADVERSARIAL_ONLY, "label_weight":
 # The last sixth of the epochs, once more from a small learning rate down.
 LATE: dict[str, Any] = {"name": "late", "attack": {"steps": 3}, "learning_rate": 0.03, "warmup_epochs": 0}
 LABELS_ALONE = {"name": "sat", "label_smoothing": 0.1}
+# Random weights, taught by a network that is more robust than the students of the study become.
+ELSEWHERE: dict[str, Any] = {"fresh": True, "teacher": {"source": "zoo:cifar10-jpeg/flops-27M"}}
 # What recipes for single networks add.
 SWITCHES: dict[str, dict[str, Any]] = {
     "adr": {"objective": {**LABELS_ALONE, "averaged_weight": [0.7, 0.95]}, "ema_decay": 0.995},
@@ -66,6 +68,13 @@ MORE: dict[str, dict[str, Any]] = {
             **settings,
         }
         for switch, settings in SWITCHES.items()
+    },
+    "default, from elsewhere": {"sampler": {"name": "robustness"}, **WITH_LABELS, **ELSEWHERE},
+    "default, from elsewhere, entropy weights": {
+        "sampler": {"name": "robustness"},
+        **WITH_LABELS,
+        **ELSEWHERE,
+        "objective": {**ADVERSARIAL_ONLY, "label_weight": 0.5, "entropy_weight": 5.0, "scale": 0.16},
     },
     "uniform-1, with labels": {**ARMS["uniform-1"], **WITH_LABELS},
     "robustness-1, labels alone": {"objective": LABELS_ALONE},

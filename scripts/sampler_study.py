@@ -185,7 +185,7 @@ class Study:
         config = self.config(seed)
         if not settings.get("fresh"):
             config["supernet"] |= {"weights": str(teacher)}
-        config |= {key: settings[key] for key in ("attack", "ema_decay", "average_from") if key in settings}
+        config |= {key: settings[key] for key in ("attack", "teacher", "ema_decay", "average_from") if key in settings}
         if "augmentation" in settings:
             config["data"]["augmentation"] = {**config["data"].get("augmentation", {}), **settings["augmentation"]}
         phase |= {key: settings[key] for key in ("objective", "sampler", "weight_perturbation") if key in settings}
