@@ -274,7 +274,7 @@ class Study:
 def work(config: dict[str, Any], students: list[int] | None = None, steps: int = 2000) -> float:
     """Multiply-adds of an arm's step per image, expected: an attack there and back, and the loss's pass or two.
 
-    A pass of the loss is worth three forward passes, one of the attack two; the teacher, if it is asked, answers once.
+    A pass of the loss is worth three forward passes, one of the attack two; the teacher answers as often as asked.
 
     Args:
         config: the arm's.
@@ -294,6 +294,7 @@ def work(config: dict[str, Any], students: list[int] | None = None, steps: int =
     losses = 1 if not taught or phase.settings.objective.options.get("adversarial_weight") == 1 else 2
     losses *= 2 if phase.settings.weight_perturbation else 1
     teacher = space.cost(space.largest()).multiply_adds if taught else 0
+    teacher *= 2 if phase.settings.objective.options.get("entropy_weight") else 1  # on what it became, too
     averaged = 1 if phase.objective.needs_average else 0
     return drawn * (2 * (phase.attack.passes - 1) + losses * 3 + averaged) + teacher
 
