@@ -34,6 +34,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "adr, less": {"objective": {**LABELS_ALONE, "averaged_weight": [0.1, 0.5]}, "ema_decay": 0.995},
     "awp": {"weight_perturbation": 0.005},
     "cropshift": {"augmentation": {"crop_padding": 0, "crop_shift": 10}},
+    "crop of 1": {"augmentation": {"crop_padding": 1}},
     "swa": {"ema_decay": None, "average_from": 0.75},
 }
 TWO_STEPS: dict[str, Any] = {"objective": ADVERSARIAL_ONLY, "attack": {"steps": 2}}
@@ -43,6 +44,8 @@ MORE: dict[str, dict[str, Any]] = {
     "uniform-1, adversarial only": {**ARMS["uniform-1"], "objective": ADVERSARIAL_ONLY},
     "robustness-1, with labels": WITH_LABELS,
     "default": {"sampler": {"name": "robustness"}, **WITH_LABELS},
+    "default, cropshift": {"sampler": {"name": "robustness"}, **WITH_LABELS, **SWITCHES["cropshift"]},
+    "default, crop of 1": {"sampler": {"name": "robustness"}, **WITH_LABELS, **SWITCHES["crop of 1"]},
     "default, more steps late": {"sampler": {"name": "robustness"}, **WITH_LABELS, "late": LATE},
     "default, clean images too": {
         "sampler": {"name": "robustness"},
