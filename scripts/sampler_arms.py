@@ -30,12 +30,8 @@ LABELS_ALONE = {"name": "sat", "label_smoothing": 0.1}
 ELSEWHERE: dict[str, Any] = {"fresh": True, "teacher": {"source": "zoo:cifar10-jpeg/flops-27M"}}
 # What recipes for single networks add.
 SWITCHES: dict[str, dict[str, Any]] = {
-    "adr": {"objective": {**LABELS_ALONE, "averaged_weight": [0.7, 0.95]}, "ema_decay": 0.995},
-    "adr, less": {"objective": {**LABELS_ALONE, "averaged_weight": [0.1, 0.5]}, "ema_decay": 0.995},
-    "awp": {"weight_perturbation": 0.005},
     "cropshift": {"augmentation": {"crop_padding": 0, "crop_shift": 10}},
     "crop of 1": {"augmentation": {"crop_padding": 1}},
-    "swa": {"ema_decay": None, "average_from": 0.75},
 }
 TWO_STEPS: dict[str, Any] = {"objective": ADVERSARIAL_ONLY, "attack": {"steps": 2}}
 MORE: dict[str, dict[str, Any]] = {

@@ -185,10 +185,10 @@ class Study:
         config = self.config(seed)
         if not settings.get("fresh"):
             config["supernet"] |= {"weights": str(teacher)}
-        config |= {key: settings[key] for key in ("attack", "teacher", "ema_decay", "average_from") if key in settings}
+        config |= {key: settings[key] for key in ("attack", "teacher", "ema_decay") if key in settings}
         if "augmentation" in settings:
             config["data"]["augmentation"] = {**config["data"].get("augmentation", {}), **settings["augmentation"]}
-        phase |= {key: settings[key] for key in ("objective", "sampler", "weight_perturbation") if key in settings}
+        phase |= {key: settings[key] for key in ("objective", "sampler") if key in settings}
         return {**config, "phases": [phase]}
 
     def students_alone(self, arm: str, seed: int, teacher: Path) -> None:
@@ -292,11 +292,9 @@ def work(config: dict[str, Any], students: list[int] | None = None, steps: int =
         drawn = sum(students)
     taught = phase.objective.needs_teacher
     losses = 1 if not taught or phase.settings.objective.options.get("adversarial_weight") == 1 else 2
-    losses *= 2 if phase.settings.weight_perturbation else 1
     teacher = space.cost(space.largest()).multiply_adds if taught else 0
     teacher *= 2 if phase.settings.objective.options.get("entropy_weight") else 1  # on what it became, too
-    averaged = 1 if phase.objective.needs_average else 0
-    return drawn * (2 * (phase.attack.passes - 1) + losses * 3 + averaged) + teacher
+    return drawn * (2 * (phase.attack.passes - 1) + losses * 3) + teacher
 
 
 def places(space: SearchSpace, seed: int) -> dict[str, Architecture]:

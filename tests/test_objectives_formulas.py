@@ -114,31 +114,6 @@ def sat(g: Given) -> torch.Tensor:
     return g.ce(g.s(g.label_attack()))
 
 
-def rectified(g: Given) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The target of self-distillation (N, K), image by image: its weight, what is asked, and their mixture."""
-    turn = (1 + math.cos(math.pi * g.progress)) / 2
-    t, w = 2.0 + (2.5 - 2.0) * turn, 0.95 + (0.7 - 0.95) * turn
-    weights, answers, mixtures = [], [], []
-    for logits, label in zip(g.t(g.x).detach(), g.y.tolist(), strict=True):
-        p = (logits / t).exp() / (logits / t).exp().sum()
-        weight = min(max(w - (p.max() - p[label]).item(), 0.0), 1.0)
-        smooth = torch.full_like(p, 0.1 / 5)
-        smooth[label] += 0.9
-        weights.append(weight)
-        answers.append(p)
-        mixtures.append(weight * p + (1 - weight) * smooth)
-    return torch.tensor(weights, dtype=torch.float64), torch.stack(answers), torch.stack(mixtures)
-
-
-def self_distilled(g: Given) -> torch.Tensor:
-    weights, p, target = rectified(g)
-
-    def distance(logits: torch.Tensor) -> torch.Tensor:
-        return (-(target * logits.log_softmax(1)).sum(1) + weights * (p * p.log()).sum(1)).mean()
-
-    return distance(g.s(g.attacked(lambda x: distance(g.s(x)))))
-
-
 def trades(g: Given, beta: float = 6) -> torch.Tensor:
     return g.ce(g.s(g.x)) + beta * kl(g.s(g.x), g.s(g.target_attack(g.s(g.x).detach())))
 
@@ -225,7 +200,6 @@ def igdm(g: Given, x: torch.Tensor, base: torch.Tensor, weight: float = 1) -> to
 CASES: dict[str, tuple[Objective, Callable[[Given], torch.Tensor]]] = {
     "ce": (CE(), lambda g: g.ce(g.s(g.x))),
     "sat": (SAT(ATTACK), sat),
-    "sat, part average": (SAT(ATTACK, 0.1, averaged_weight=(0.7, 0.95)), self_distilled),
     "trades": (TRADES(ATTACK), trades),
     "mart": (MART(ATTACK), mart),
     "hat": (HAT(ATTACK), hat),
@@ -285,25 +259,6 @@ def test_value_and_gradient(name: str) -> None:
     theirs = torch.autograd.grad(expected, list(student.parameters()))
     for mine, reference in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-6, atol=1e-8)
-
-
-def test_the_label_has_the_largest_part_of_a_rectified_target() -> None:
-    """Also where the averaged network is sure of another class: the gradient by the logits says what is wanted."""
-    logits, labels = 9 * torch.randn(200, 5, generator=torch.Generator().manual_seed(0)), torch.arange(200) % 5
-    assert (logits.argmax(1) != labels).float().mean() > 0.5
-    student = torch.zeros(200, 5, requires_grad=True)
-    objective = SAT(PGD(ThreatModel("linf", 0.1), steps=1), averaged_weight=(1.0, 0.6), temperature=(1.0, 3.0))
-    for progress in (0.0, 0.3, 1.0):
-        loss = objective.outcome(
-            lambda images: student + 0 * images.sum(),
-            lambda _: logits,
-            Batch(torch.rand(200, 1), labels, None, progress),
-        ).loss
-        (gradient,) = torch.autograd.grad(loss, student)
-        target = 1 / 5 - 200 * gradient  # of a student that knows nothing
-        torch.testing.assert_close(target.sum(1), torch.ones(200))
-        assert (target >= -1e-6).all()
-        assert (target.gather(1, labels[:, None]) >= target.amax(1, keepdim=True) - 1e-6).all()
 
 
 WITHOUT_LABELS = ("rslad", "rslad, by entropy", "ard", "iad", "adaad", "adaad, mixed", "igdm", "igdm on adaad")

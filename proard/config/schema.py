@@ -173,11 +173,6 @@ class PhaseConfig(Section):
     attack: TenSteps | None = Field(
         None, description="Of this phase: cheaper in an early one, say. Default: the run's."
     )
-    weight_perturbation: NonNegative = Field(
-        0.0,
-        description="Take gradients at weights that are moved to raise the loss, each layer by this part of its length "
-        "(AWP, arXiv 2004.05884, where it is 0.005 to 0.01); a pass of the loss more. 0 is off.",
-    )
     warmup_epochs: NonNegative = Field(0.0, description="Of rising learning rate; less than epochs.")
     refresh_teacher: bool = Field(
         False, description="Freeze the largest student anew, as it is when this phase begins, as the teacher."
@@ -306,11 +301,6 @@ class Config(Section):
         "counts as much as any other, however many training images it has. Default: every image counts as much.",
     )
     ema_decay: Fraction | None = Field(None, description="Average the weights over steps with this decay; null is off.")
-    average_from: Fraction | None = Field(
-        None,
-        description="Average the weights of all steps from this part of a phase on, equally (SWA, arXiv 1803.05407, on "
-        "every step), in the place of ema_decay; null is off.",
-    )
     sort_channels: bool = Field(True, description="Order channels by importance before narrower choices are unlocked.")
     device: str = Field("auto", pattern=DEVICE_NAMES, description="auto, cpu, cuda or cuda:N; auto is a GPU if any.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -350,12 +340,6 @@ class Config(Section):
         for index, phase in enumerate(self.phases):
             if phase.elastic:
                 raise ValueError(f"phases.{index}.elastic: mode student trains one network, of which nothing varies")
-        return self
-
-    @model_validator(mode="after")
-    def _weights_are_averaged_in_one_way(self) -> Config:
-        if self.average_from is not None and self.ema_decay is not None:
-            raise ValueError("average_from: ema_decay averages the weights already; take one of the two")
         return self
 
     @model_validator(mode="after")

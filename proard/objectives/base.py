@@ -43,11 +43,6 @@ class Objective(Options, ABC):
 
     needs_teacher: ClassVar[bool] = False
 
-    @property
-    def needs_average(self) -> bool:
-        """Whether its teacher has to be the moving average of the supernet, cut at the student's architecture."""
-        return False
-
     def __call__(
         self,
         student: Model,

@@ -41,10 +41,6 @@ class IGDM(AdversarialObjective):
     def __post_init__(self) -> None:
         self.require_not_negative("weight")
         object.__setattr__(self, "base", self._built())
-        if isinstance(self.base, Objective) and self.base.needs_average:
-            raise ValueError(
-                "base learns from averaged weights, and this from another teacher; take averaged_weight away"
-            )
 
     def _built(self) -> Objective:
         if isinstance(self.base, Objective):

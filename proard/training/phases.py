@@ -86,8 +86,6 @@ def build_phases(config: Config, space: SearchSpace) -> list[Phase]:
             config.seed * 1000 + index,
         )
         phase.sampler()
-        if config.ema_decay is None and any(part and part.needs_average for part in (phase.objective, phase.joint)):
-            raise UserError(f"phases.{index}: its objective learns from averaged weights; set ema_decay, such as 0.995")
         if index == 0 and phase.objective.needs_teacher:
             _require_teacher(config)
         if settings.warmup_epochs >= settings.epochs:

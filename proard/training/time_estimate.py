@@ -107,10 +107,7 @@ class Estimate:
     def _passes(self, phase: Phase, crafted: bool) -> tuple[float, float]:
         """Forward passes that a student's step is worth, and its seconds beside them; by steps of the smallest."""
         crafted = crafted and phase.crafting != Own(source=phase.crafting.source)
-        settings = phase.settings
-        key = repr(
-            (settings.objective, settings.weight_perturbation, phase.attack, phase.crafting if crafted else None)
-        )
+        key = repr((phase.settings.objective, phase.attack, phase.crafting if crafted else None))
         if key not in self._parts:
             smallest = self.space.smallest()
             self._step([smallest])
@@ -118,7 +115,7 @@ class Estimate:
             spent = self._step([smallest, smallest] if crafted else [smallest])
             seconds = time.perf_counter() - started
             work = FEW_IMAGES * self.space.cost(smallest).multiply_adds
-            passes = (spent["attack"] + spent["update"] + spent["teacher"]) / work
+            passes = (spent["attack"] + spent["update"]) / work
             if crafted:
                 first, before = self._passes(phase, False)
                 passes, seconds = passes - first, seconds - before

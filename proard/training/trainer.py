@@ -13,7 +13,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -30,7 +29,6 @@ from proard.evaluation.accuracy import Measurement
 from proard.evaluation.fast_copy import fast_copy
 from proard.objectives import Batch, Objective, Outcome
 from proard.objectives.base import checked
-from proard.objectives.crafting import Shared
 from proard.runs import components
 from proard.runs.checkpoint import check_same_data, check_same_teacher, save_checkpoint
 from proard.runs.resolve import resolve
@@ -58,7 +56,6 @@ from proard.training.teachers import (
     restore_largest,
 )
 from proard.training.validation import Validator
-from proard.training.weight_perturbation import perturbed
 
 LOOK_EVERY = 20  # steps between two looks at the numbers, each of which waits for the device
 SPIKE = 10.0  # a window's mean loss this many times the best one so far counts as diverged
@@ -275,21 +272,12 @@ class Trainer:
         student = self._cut(architecture)
         objective = self.joint if self.joint is not None and self._is_joint(architecture) else self.objective
         batch = Batch(images, labels, self.generator, cast(float, progress), self.crafting, crafted, self.class_weights)
-        averaged = self.averaged is not None and objective.needs_average
-        asked = self._averaged_teacher(architecture, images) if averaged else teacher
         with autocast(self.device, self.precision):
-            outcome = checked(objective.outcome(student, asked, batch), objective, len(images))
-        if self._step_of_phase == 0 and outcome.adversarial_images is not None:
+            outcome = checked(objective.outcome(student, teacher, batch), objective, len(images))
+        if self.position.epoch == self.position.batch == 0 and outcome.adversarial_images is not None:
             self.attacked = (self._stage.attack, outcome.adversarial_images, images)
         # Gradients back
-        if size := self.phase.weight_perturbation:
-            again = replace(batch, crafting=Shared(), crafted=outcome.adversarial_images)
-            with perturbed(student, outcome.loss, size):
-                with autocast(self.device, self.precision):  # anew, since it remembers the weights that it rounded
-                    loss = objective.outcome(student, asked, again).loss
-                (share * loss).backward()
-        else:
-            (outcome.loss if share == 1 else share * outcome.loss).backward()
+        (outcome.loss if share == 1 else share * outcome.loss).backward()
         self.supernet.accumulate(student)
         with autocast(self.device, self.precision):
             found = signals(outcome, teacher, images, labels)
@@ -305,19 +293,12 @@ class Trainer:
     def _batch_teacher(self, images: torch.Tensor) -> BatchTeacher | None:
         return None if self.answering is None else BatchTeacher(self.answering, images)
 
-    def _averaged_teacher(self, architecture: Architecture, images: torch.Tensor) -> BatchTeacher:
-        """The moving average at a student's architecture; without dropout, it normalises by the batch."""
-        assert self.averaged is not None
-        network = self.averaged.student(architecture).eval().requires_grad_(False)
-        cost = self.supernet.space.cost(architecture).multiply_adds
-        return BatchTeacher(self.compute.watch(network, cost, "teacher"), images)
-
     def _is_joint(self, architecture: Architecture) -> bool:
         """Whether it trains as the others' teacher in the same step."""
         return self.joint is not None and architecture == self.supernet.space.largest()
 
     def _update(self, images: int) -> None:
-        """Change the weights, and their average, by the summed gradients of a step's students.
+        """Change the weights, and their moving average, by the summed gradients of a step's students.
 
         Args:
             images: of this rank; each rank counts by its part of the batch, as if one process had the whole batch.
@@ -328,22 +309,14 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.supernet.parameters(), self.config.optimizer.gradient_clip)
         self.optimizer.step()
         if self.averaged is not None:
-            part = 1 - (self.config.ema_decay or 0.0)
-            if self.config.average_from is not None:  # until there, the average is the weights themselves
-                first = math.ceil(self.config.average_from * self.phase.epochs * self.sampler.steps_per_epoch)
-                part = 1 / max(self._step_of_phase - first + 1, 1)
+            decay = self.config.ema_decay or 0.0
             with torch.no_grad():
-                torch._foreach_lerp_(list(self.averaged.parameters()), list(self.supernet.parameters()), part)
-
-    @property
-    def _step_of_phase(self) -> int:
-        """The step to take, from 0."""
-        return self.position.epoch * self.sampler.steps_per_epoch + self.position.batch
+                torch._foreach_lerp_(list(self.averaged.parameters()), list(self.supernet.parameters()), 1 - decay)
 
     def _students_of_a_step(self) -> list[Architecture]:
         """What the sampler draws, in the order in which it trains."""
         space = self.supernet.space
-        drawn = self.sampler.sample(self._step_of_phase)
+        drawn = self.sampler.sample(self.position.epoch * self.sampler.steps_per_epoch + self.position.batch)
         drawn = [drawn[index] for index in self.crafting.order([space.cost(a).multiply_adds for a in drawn])]
         if self.joint is None:
             return drawn
@@ -353,9 +326,7 @@ class Trainer:
     def _cut(self, architecture: Architecture) -> nn.Module:
         """A student whose passes are counted."""
         cost = self.supernet.space.cost(architecture).multiply_adds
-        # A perturbation of weights is about as small as what they lose in bfloat16.
-        precision = torch.float32 if self.phase.weight_perturbation else self.precision
-        return self.compute.watch(self.supernet.student(architecture, precision), cost)
+        return self.compute.watch(self.supernet.student(architecture, self.precision), cost)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Phases
@@ -384,8 +355,7 @@ class Trainer:
         if wanted and self.joint is None and self.teacher is None:
             self._learn_from(freeze_largest(self.supernet, self.validate.calibration))
         self.optimizer = new_optimizer(self.config.optimizer, self.supernet)
-        averages = self.config.ema_decay is not None or self.config.average_from is not None
-        self.averaged = copy.deepcopy(self.supernet) if averages else None
+        self.averaged = copy.deepcopy(self.supernet) if self.config.ema_decay is not None else None
         self.best = None
         self.lowest_loss = float("inf")
         self.attacked = None
