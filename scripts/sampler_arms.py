@@ -28,11 +28,7 @@ LATE: dict[str, Any] = {"name": "late", "attack": {"steps": 3}, "learning_rate":
 LABELS_ALONE = {"name": "sat", "label_smoothing": 0.1}
 # Random weights, taught by a network that is more robust than the students of the study become.
 ELSEWHERE: dict[str, Any] = {"fresh": True, "teacher": {"source": "zoo:cifar10-jpeg/flops-27M"}}
-# What recipes for single networks add.
-SWITCHES: dict[str, dict[str, Any]] = {
-    "cropshift": {"augmentation": {"crop_padding": 0, "crop_shift": 10}},
-    "crop of 1": {"augmentation": {"crop_padding": 1}},
-}
+CROP_OF_1: dict[str, Any] = {"augmentation": {"crop_padding": 1}}  # other arms: of 4 where images are a folder
 TWO_STEPS: dict[str, Any] = {"objective": ADVERSARIAL_ONLY, "attack": {"steps": 2}}
 MORE: dict[str, dict[str, Any]] = {
     "robustness-1, one-step, averaged": {"ema_decay": 0.99},
@@ -40,8 +36,7 @@ MORE: dict[str, dict[str, Any]] = {
     "uniform-1, adversarial only": {**ARMS["uniform-1"], "objective": ADVERSARIAL_ONLY},
     "robustness-1, with labels": WITH_LABELS,
     "default": {"sampler": {"name": "robustness"}, **WITH_LABELS},
-    "default, cropshift": {"sampler": {"name": "robustness"}, **WITH_LABELS, **SWITCHES["cropshift"]},
-    "default, crop of 1": {"sampler": {"name": "robustness"}, **WITH_LABELS, **SWITCHES["crop of 1"]},
+    "default, crop of 1": {"sampler": {"name": "robustness"}, **WITH_LABELS, **CROP_OF_1},
     "default, more steps late": {"sampler": {"name": "robustness"}, **WITH_LABELS, "late": LATE},
     "default, clean images too": {
         "sampler": {"name": "robustness"},
@@ -59,14 +54,11 @@ MORE: dict[str, dict[str, Any]] = {
         "objective": LABELS_ALONE,
         "fresh": True,
     },
-    **{
-        f"default, labels alone, random weights, {switch}": {
-            "sampler": {"name": "robustness"},
-            "objective": LABELS_ALONE,
-            "fresh": True,
-            **settings,
-        }
-        for switch, settings in SWITCHES.items()
+    "default, labels alone, random weights, crop of 1": {
+        "sampler": {"name": "robustness"},
+        "objective": LABELS_ALONE,
+        "fresh": True,
+        **CROP_OF_1,
     },
     "default, from elsewhere": {"sampler": {"name": "robustness"}, **WITH_LABELS, **ELSEWHERE},
     "default, from elsewhere, entropy weights": {

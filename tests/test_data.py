@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import itertools
 import os
 import pickle
 import shutil
@@ -298,31 +297,6 @@ def test_cutout_greys_one_square_around_a_pixel_of_the_image(side: int, channels
     assert len(centres) > (50 if side < 30 else 0)
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_crop_shift_puts_a_part_of_each_image_anywhere(channels_last: bool) -> None:
-    """Every image is one of those that a plain loop makes, and all its draws are as even as they should be."""
-    images, most = random_images(3000, channels_last), 2
-    result = augment(images, AugmentationConfig(crop_shift=most), generator())
-    assert result.shape == images.shape
-    lines, taken = [], set()
-    for image, changed in zip(images, result, strict=True):
-        matches = []
-        for rows, columns in ((r, c) for r in range(most + 1) for c in range(most + 1 - r)):
-            for top, left, down, right in itertools.product(*(range(cut + 1) for cut in (rows, columns) * 2)):
-                reference = torch.zeros_like(image)
-                part = image[:, top : top + 9 - rows, left : left + 7 - columns]
-                reference[:, down : down + 9 - rows, right : right + 7 - columns] = part
-                if torch.equal(reference, changed):
-                    matches.append((rows, columns, top, left, down, right))
-        assert len(matches) == 1
-        taken.add(matches[0])
-        lines.append(matches[0][:2])
-    assert len(taken) == 1 + 2 * 4 + (9 + 16 + 9)
-    for rows, columns in set(lines):  # as many lines as any other number, any part of them columns
-        chance = 1 / (most + 1) / (rows + columns + 1)
-        assert lines.count((rows, columns)) / 3000 == pytest.approx(chance, abs=4 * (chance / 3000) ** 0.5)
-
-
 def test_everything_off_is_the_identity() -> None:
     images = random_images()
     assert torch.equal(augment(images, AugmentationConfig(), generator()), images)
@@ -330,7 +304,7 @@ def test_everything_off_is_the_identity() -> None:
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_augmentation_is_a_function_of_the_generator_alone(channels_last: bool) -> None:
-    config = AugmentationConfig(crop_padding=3, crop_shift=4, flip=True, cutout=3)
+    config = AugmentationConfig(crop_padding=3, flip=True, cutout=3)
     images = random_images(channels_last=channels_last)
     before, state = images.clone(), torch.random.get_rng_state()
     results = [augment(images, config, generator(seed)) for seed in (0, 0, 1)]
@@ -345,7 +319,7 @@ def test_augmentation_is_a_function_of_the_generator_alone(channels_last: bool) 
 
 def test_draws_do_not_depend_on_the_batch_before() -> None:
     """A generator's state after a batch depends on the batch's size only, so runs stay in step."""
-    config = AugmentationConfig(crop_padding=3, crop_shift=4, flip=True, cutout=3)
+    config = AugmentationConfig(crop_padding=3, flip=True, cutout=3)
     states = []
     for images in (random_images(), torch.zeros(64, 3, 9, 7)):
         source = generator()
@@ -356,7 +330,7 @@ def test_draws_do_not_depend_on_the_batch_before() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_augmentation_on_a_gpu_equals_the_cpu_for_a_cpu_generator() -> None:
-    config = AugmentationConfig(crop_padding=3, crop_shift=4, flip=True, cutout=3)
+    config = AugmentationConfig(crop_padding=3, flip=True, cutout=3)
     images = random_images()
     assert torch.equal(augment(images.cuda(), config, generator()).cpu(), augment(images, config, generator()))
     on_device = augment(images.cuda(), config, torch.Generator("cuda").manual_seed(0))

@@ -35,12 +35,6 @@ class AugmentationConfig(Section):
     """Random changes of the training images, drawn per image, in batches on the device."""
 
     crop_padding: int = Field(0, ge=0, description="Pixels of zero padding before a random crop to the original size.")
-    crop_shift: int = Field(
-        0,
-        ge=0,
-        description="Most rows and columns together that are cut off, before the rest is put down anywhere on black "
-        "(CropShift, arXiv 2301.09879, where it is 10 for 32 x 32 pixels); less than a side. 0 is off.",
-    )
     flip: bool = Field(False, description="Mirror half of the images left to right.")
     cutout: int = Field(0, ge=0, description="Side in pixels of a square set to mid-grey; 0 is off.")
 

@@ -22,8 +22,6 @@ def augment(images: Tensor, config: AugmentationConfig, generator: torch.Generat
     """
     if config.crop_padding:
         images = _random_crop(images, config.crop_padding, generator)
-    if config.crop_shift:
-        images = _crop_shift(images, config.crop_shift, generator)
     if config.flip:
         mirrored = _draw(2, images, generator).bool()
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
@@ -41,26 +39,6 @@ def _random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Te
     return crops[torch.arange(len(images), device=images.device), :, top, left]
 
 
-def _crop_shift(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Crop each image by 0 ... most rows and columns together, anywhere, and put it down anywhere on black.
-
-    CropShift (Li and Spratling, arXiv 2301.09879), with draws as in the authors' code: how many lines, how many of
-    them are columns, where the crop is taken, and where it is put.
-    """
-    lines = _draw(most + 1, images, generator)
-    columns = _draw(lines + 1, images, generator)
-    taken = []
-    for size, cut in zip(images.shape[2:], (lines - columns, columns), strict=True):
-        origin, target = (_draw(cut + 1, images, generator)[:, None] for _ in range(2))
-        place = torch.arange(size, device=images.device) - target  # of every pixel within the crop
-        inside = (place >= 0) & (place < size - cut[:, None])
-        taken.append(((place + origin).clamp(0, size - 1), inside))
-    (rows, row_inside), (columns, column_inside) = taken
-    which = torch.arange(len(images), device=images.device)[:, None, None]
-    cropped = images[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    return torch.where(row_inside[:, None, :, None] & column_inside[:, None, None, :], cropped, 0.0)
-
-
 def _cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
     """Grey a square whose centre is uniform over the image; at a border only a part of it shows (arXiv 1708.04552)."""
     inside = []
@@ -73,9 +51,7 @@ def _cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
     return torch.where(rows[:, None, :, None] & columns[:, None, None, :], 0.5, images)
 
 
-def _draw(high: int | Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
-    """One integer in [0, high) per image, int64 (B,), on the images' device; ``high`` may differ by image (B,)."""
-    below = high if isinstance(high, int) else 2**40  # whose remainder is as good as even
-    drawn = torch.randint(below, (len(images),), generator=generator, device=generator.device)
-    drawn = drawn.to(images.device, non_blocking=True)
-    return drawn if isinstance(high, int) else drawn % high
+def _draw(high: int, images: Tensor, generator: torch.Generator) -> Tensor:
+    """One integer in [0, high) per image, int64 (B,), on the images' device."""
+    drawn = torch.randint(high, (len(images),), generator=generator, device=generator.device)
+    return drawn.to(images.device, non_blocking=True)

@@ -96,8 +96,6 @@ class Trainer:
             raise UserError(
                 f"batch_size: {self.batch_size} images for {world_size()} processes; raise it, or take fewer"
             )
-        if config.data.augmentation.crop_shift >= (side := min(data.input_shape[1:])):
-            raise UserError(f"data.augmentation.crop_shift: must be less than {side}, a side of the images")
         smallest = self.supernet.student(self.supernet.space.smallest())
         images = self.batch_size // world_size() // config.batch_parts
         if images < 2 and (config.batch_parts > 1 or has_batch_norm(smallest)):
