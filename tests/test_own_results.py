@@ -11,14 +11,16 @@ import pytest
 import torch
 
 from proard import train
-from proard.attacks import PGD, Attack, AttackError, ThreatModel, attacks
+from proard.attacks import PGD, Attack, AttackError, ThreatModel, attacks, check_result
 from proard.attacks.losses import cross_entropy
 from proard.common.errors import UserError
 from proard.evaluation.accuracy import measure
 from proard.objectives import objectives
 from proard.objectives.base import AdversarialObjective, Outcome
+from proard.runs.run import read_metrics
 from proard.samplers import Sampler, samplers
 from proard.supernet import Architecture
+from proard.training import trainer as trainer_module
 
 
 @pytest.fixture(autouse=True)
@@ -131,24 +133,37 @@ def test_an_attack_may_return_more_than_is_needed(
 ) -> None:
     """Other precisions and a graph behind the images change nothing."""
     tiny["attack"] = {"name": "mine"}
-    robust = []
+    losses: list[list[float]] = []
     for returns in (lambda images: images, change):
         mine = attack(returns)
-        run = train(tiny, run=tmp_path / str(len(robust)), quiet=True)
-        robust.append((run / "metrics.jsonl").read_text().count("\n"))
+        run = train(tiny, run=tmp_path / str(len(losses)), quiet=True)
+        losses.append([row["loss"] for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "epoch"])
         images, labels = torch.rand(4, 1, 8, 8), torch.arange(4)
         network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
         found = mine(network, images, labels)
         assert found.dtype == torch.float32
         assert not found.requires_grad
-    assert robust[0] == robust[1]
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("name", ["nfgsm", "pgd", "mifgsm", "apgd-ce", "fgsm"])
-def test_an_attack_may_go_as_far_as_it_says(name: str, tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_an_attack_may_go_as_far_as_it_says(
+    name: str, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """N-FGSM trains on images beyond eps, on purpose."""
     tiny["attack"] = {"name": name}
+    seen: list[tuple[float, float, float]] = []  # eps, reach, and how far its images were
+
+    def watched(attack: Attack, adversarial: torch.Tensor, images: torch.Tensor, farthest: float) -> None:
+        check_result(attack, adversarial, images, farthest)
+        seen.append((attack.threat.eps, farthest, float((adversarial - images).abs().max())))
+
+    monkeypatch.setattr(trainer_module, "check_result", watched)
     train(tiny, run=tmp_path / "run", quiet=True)
+    assert len(seen) == len(tiny["phases"])
+    for eps, reach, away in seen:
+        assert reach == pytest.approx(3 * eps if name == "nfgsm" else eps)
+        assert (away > 1.5 * eps) == (name == "nfgsm")
 
 
 def test_the_attacks_of_the_package_are_looked_at_too(
