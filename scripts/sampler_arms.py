@@ -26,9 +26,9 @@ WITH_LABELS: dict[str, Any] = {"objective": {**ADVERSARIAL_ONLY, "label_weight":
 # The last sixth of the epochs, once more from a small learning rate down.
 LATE: dict[str, Any] = {"name": "late", "attack": {"steps": 3}, "learning_rate": 0.03, "warmup_epochs": 0}
 LABELS_ALONE = {"name": "sat", "label_smoothing": 0.1}
-# Random weights, taught by a network that is more robust than the students of the study become.
-ELSEWHERE: dict[str, Any] = {"fresh": True, "teacher": {"source": "zoo:cifar10-jpeg/flops-27M"}}
 CROP_OF_1: dict[str, Any] = {"augmentation": {"crop_padding": 1}}  # other arms: of 4 where images are a folder
+# Random weights, taught by a network that is more robust than the students of the study become.
+ELSEWHERE: dict[str, Any] = {"fresh": True, "teacher": {"source": "zoo:cifar10-jpeg/flops-27M"}, **CROP_OF_1}
 TWO_STEPS: dict[str, Any] = {"objective": ADVERSARIAL_ONLY, "attack": {"steps": 2}}
 MORE: dict[str, dict[str, Any]] = {
     "robustness-1, one-step, averaged": {"ema_decay": 0.99},
