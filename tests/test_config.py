@@ -256,6 +256,8 @@ def test_a_wrong_override_names_itself_and_what_would_be_right(file: Path, overr
         ("epochs: 10", "epochs: ten", [":8:", "phases.0.epochs", "integer", "'ten'"]),
         ("learning_rate: 0.1", "learning_rate: -0.1", [":9:", "greater than 0", "-0.1"]),
         ("eps: 8/255", "eps: 8", [":4:", "write 8/255"]),
+        ("    objective: {name: trades}", "    recipe: weak", [":10:", "phases.0.recipe", "'strong'", "'weak'"]),
+        ("    objective: {name: trades}", "    recipe: [strong]", ["phases.0.recipe", "'strong'"]),
         ("name: second", "name: first", ["phases", "names must differ"]),
         ("name: first", "name: first\n    elastic: [depth]", ["'second' locks depth again", "'first'"]),
         ("data:\n  name: digits", "data: digits", [":2:", "data", "section"]),
@@ -401,6 +403,36 @@ def test_a_wrong_option_of_pgd_names_its_line(tmp_path: Path) -> None:
     ):
         message = error_of(MINIMAL.replace("{steps: 5}", text), tmp_path)
         assert message == f"{tmp_path / 'wrong.yaml'}:5: {part}"
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {},
+        {"objective": {"name": "trades", "beta": 3}},
+        {"attack": {"steps": 2}, "sampler": {"name": "uniform", "students": 2}},
+        {"attack": None},
+    ],
+    ids=lambda own: ", ".join(own) or "alone",
+)
+def test_a_recipe_is_the_keys_that_it_stands_for(file: Path, tmp_path: Path, own: dict[str, Any]) -> None:
+    """Those that the phase has itself go before, each as a whole, and other phases do not change."""
+    written = yaml.safe_load(file.read_text())
+    short = yaml.safe_load(file.read_text())
+    short["phases"][1] |= {"recipe": "strong", **own}
+    written["phases"][1] |= {
+        "objective": {"name": "sat", "label_smoothing": 0.1},
+        "sampler": {"name": "robustness"},
+        "attack": {"name": "nfgsm"},
+        **own,
+    }
+    dumped = [yaml.safe_load(parse_config(values).to_yaml()) for values in (short, written)]
+    assert [phase.pop("recipe") for phase in dumped[0]["phases"]] == [None, "strong"]
+    assert [phase.pop("recipe") for phase in dumped[1]["phases"]] == [None, None]
+    assert dumped[0] == dumped[1]
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(parse_config(short).to_yaml(), encoding="utf-8")
+    assert load_config(resolved) == parse_config(short)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

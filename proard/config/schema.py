@@ -150,6 +150,16 @@ TenSteps = Annotated[AttackConfig, _steps_by_default(10)]
 TwentySteps = Annotated[AttackConfig, _steps_by_default(20)]
 
 
+# Keys of a phase that a recipe sets, where the phase does not; what pays: docs/results/recipes.md.
+RECIPES: dict[str, dict[str, Any]] = {
+    "strong": {
+        "objective": {"name": "sat", "label_smoothing": 0.1},
+        "sampler": {"name": "robustness"},
+        "attack": {"name": "nfgsm"},
+    }
+}
+
+
 class PhaseConfig(Section):
     """One stage of the progressive schedule. Learning rate: linear warm-up, then cosine to zero, over the phase."""
 
@@ -158,6 +168,11 @@ class PhaseConfig(Section):
     learning_rate: Positive = Field(description="The highest of the phase, after warm-up; for batch_size as it is.")
     elastic: tuple[str, ...] = Field(
         (), description="Kinds of decisions that vary, or [all]; all others stay at their largest."
+    )
+    recipe: Literal["strong"] | None = Field(
+        None,
+        description="strong: what made students most robust for the compute, no teacher needed: smoothed labels (sat), "
+        "students drawn by robustness, attacks of one step (nfgsm). Keys of the phase itself go before.",
     )
     objective: Component = Field(Component(name="rslad"), description="The loss of a student.")
     sampler: Component = Field(Component(name="robustness"), description="Which students train in a step.")
@@ -171,6 +186,11 @@ class PhaseConfig(Section):
     refresh_teacher: bool = Field(
         False, description="Freeze the largest student anew, as it is when this phase begins, as the teacher."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recipe(cls, values: Any) -> Any:
+        return {**RECIPES.get(str(values.get("recipe")), {}), **values} if isinstance(values, dict) else values
 
 
 DISTILLATION = Component(name="rslad", adversarial_weight=1.0, label_weight=0.5)  # what pays: docs/results/samplers.md
