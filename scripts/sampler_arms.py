@@ -43,11 +43,6 @@ MORE: dict[str, dict[str, Any]] = {
         **WITH_LABELS,
         "objective": {"name": "rslad", "label_weight": 0.5},
     },
-    "default, entropy weights": {
-        "sampler": {"name": "robustness"},
-        **WITH_LABELS,
-        "objective": {"name": "rslad", "label_weight": 0.5, "entropy_weight": 5.0, "scale": 0.5},
-    },
     "default, labels alone": {"sampler": {"name": "robustness"}, "objective": LABELS_ALONE},
     "default, labels alone, random weights": {
         "sampler": {"name": "robustness"},
@@ -61,12 +56,6 @@ MORE: dict[str, dict[str, Any]] = {
         **CROP_OF_1,
     },
     "default, from elsewhere": {"sampler": {"name": "robustness"}, **WITH_LABELS, **ELSEWHERE},
-    "default, from elsewhere, entropy weights": {
-        "sampler": {"name": "robustness"},
-        **WITH_LABELS,
-        **ELSEWHERE,
-        "objective": {**ADVERSARIAL_ONLY, "label_weight": 0.5, "entropy_weight": 5.0, "scale": 0.16},
-    },
     "uniform-1, with labels": {**ARMS["uniform-1"], **WITH_LABELS},
     "robustness-1, labels alone": {"objective": LABELS_ALONE},
     "robustness-1, two steps": TWO_STEPS,

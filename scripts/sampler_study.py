@@ -293,7 +293,6 @@ def work(config: dict[str, Any], students: list[int] | None = None, steps: int =
     taught = phase.objective.needs_teacher
     losses = 1 if not taught or phase.settings.objective.options.get("adversarial_weight") == 1 else 2
     teacher = space.cost(space.largest()).multiply_adds if taught else 0
-    teacher *= 2 if phase.settings.objective.options.get("entropy_weight") else 1  # on what it became, too
     return drawn * (2 * (phase.attack.passes - 1) + losses * 3) + teacher
 
 
