@@ -37,6 +37,9 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "crop of 1": {"augmentation": {"crop_padding": 1}},
     "swa": {"ema_decay": None, "average_from": 0.75},
 }
+SWITCHES |= {
+    f"crop of 1, {switch}": {**SWITCHES["crop of 1"], **SWITCHES[switch]} for switch in ("adr, less", "swa", "awp")
+}
 TWO_STEPS: dict[str, Any] = {"objective": ADVERSARIAL_ONLY, "attack": {"steps": 2}}
 MORE: dict[str, dict[str, Any]] = {
     "robustness-1, one-step, averaged": {"ema_decay": 0.99},
