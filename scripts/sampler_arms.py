@@ -37,6 +37,9 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "crop of 1": {"augmentation": {"crop_padding": 1}},
     "swa": {"ema_decay": None, "average_from": 0.75},
 }
+# What IDBH has beside CropShift.
+SWITCHES["crop of 1, idbh"] = {"augmentation": {"crop_padding": 1, "color_shape": True, "erase": 0.5}}
+SWITCHES["idbh"] = {"augmentation": {"crop_padding": 0, "crop_shift": 10, "color_shape": True, "erase": 0.5}}
 SWITCHES |= {
     f"crop of 1, {switch}": {**SWITCHES["crop of 1"], **SWITCHES[switch]} for switch in ("adr, less", "swa", "awp")
 }

@@ -41,6 +41,12 @@ class AugmentationConfig(Section):
         description="Most rows and columns together that are cut off, before the rest is put down anywhere on black "
         "(CropShift, arXiv 2301.09879, where it is 10 for 32 x 32 pixels); less than a side. 0 is off.",
     )
+    color_shape: bool = Field(
+        False, description="One of eight changes of colour or shape for each image (IDBH, arXiv 2301.09879)."
+    )
+    erase: Annotated[Number, Field(ge=0, le=1)] = Field(
+        0, description="Share of images in which a rectangle is set to black (arXiv 1708.04896, as IDBH has it)."
+    )
     flip: bool = Field(False, description="Mirror half of the images left to right.")
     cutout: int = Field(0, ge=0, description="Side in pixels of a square set to mid-grey; 0 is off.")
 

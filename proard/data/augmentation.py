@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchvision.transforms import functional as transforms
 
 from proard.config import AugmentationConfig
 
@@ -27,8 +30,12 @@ def augment(images: Tensor, config: AugmentationConfig, generator: torch.Generat
     if config.flip:
         mirrored = _draw(2, images, generator).bool()
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    if config.color_shape:
+        images = _color_shape(images, generator)
     if config.cutout:
         images = _cut_out(images, config.cutout, generator)
+    if config.erase:
+        images = _erase(images, config.erase, generator)
     return images
 
 
@@ -59,6 +66,66 @@ def _crop_shift(images: Tensor, most: int, generator: torch.Generator) -> Tensor
     which = torch.arange(len(images), device=images.device)[:, None, None]
     cropped = images[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
     return torch.where(row_inside[:, None, :, None] & column_inside[:, None, None, :], cropped, 0.0)
+
+
+# Smallest and largest strength of each change, IDBH's for CIFAR-10.
+_CHANGES: dict[str, tuple[float, float]] = {
+    "adjust_saturation": (0.1, 1.9),
+    "adjust_brightness": (0.5, 1.9),
+    "adjust_contrast": (0.5, 1.9),
+    "adjust_sharpness": (0.1, 1.9),
+    "autocontrast": (0, 0),
+    "equalize": (0, 0),
+    "shear": (0.05, 0.15),
+    "rotate": (1, 11),
+}
+
+
+def _color_shape(images: Tensor, generator: torch.Generator) -> Tensor:
+    """One of eight changes for each image, all as likely, of a uniform strength (arXiv 2301.09879)."""
+    which = _draw(len(_CHANGES), images, generator).tolist()
+    strengths = _uniform(images, generator).tolist()
+    signs = (_draw(2, images, generator) * 2 - 1).tolist()
+    along = _draw(2, images, generator).tolist()
+    changed = []
+    for image, index, strength, sign, axis in zip(images, which, strengths, signs, along, strict=True):
+        name, (low, high) = list(_CHANGES.items())[index]
+        by = low + strength * (high - low)
+        if name == "shear":
+            degrees = [0.0, 0.0]
+            degrees[axis] = sign * math.degrees(math.atan(by))
+            image = transforms.affine(image, 0, [0, 0], 1, degrees, interpolation=transforms.InterpolationMode.BILINEAR)
+        elif name == "rotate":
+            image = transforms.rotate(image, sign * by, interpolation=transforms.InterpolationMode.BILINEAR)
+        elif name == "equalize":
+            image = transforms.equalize((image * 255).round().to(torch.uint8)).to(image.dtype) / 255
+        elif name == "autocontrast":
+            image = transforms.autocontrast(image)
+        else:
+            image = getattr(transforms, name)(image, by)
+        changed.append(image)
+    return torch.empty_like(images).copy_(torch.stack(changed).clamp(0, 1))  # in the layout of the images
+
+
+def _erase(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Black rectangles of 2 to 33 % of the area and sides at 0.3 to 3.3, within the image, in a share of images."""
+    height, width = images.shape[2:]
+    chosen = _uniform(images, generator) < share
+    area = (0.02 + _uniform(images, generator) * 0.31) * height * width
+    ratio = torch.exp(math.log(0.3) + _uniform(images, generator) * (math.log(3.3) - math.log(0.3)))
+    inside = []
+    for size, side in ((height, (area * ratio).sqrt()), (width, (area / ratio).sqrt())):
+        side = side.round().clamp(1, size)
+        first = (_uniform(images, generator) * (size - side + 1)).floor()[:, None]
+        place = torch.arange(size, device=images.device)
+        inside.append((place >= first) & (place < first + side[:, None]))
+    rows, columns = inside
+    return torch.where(chosen[:, None, None, None] & rows[:, None, :, None] & columns[:, None, None, :], 0.0, images)
+
+
+def _uniform(images: Tensor, generator: torch.Generator) -> Tensor:
+    """One number in [0, 1) per image, float32 (B,), on the images' device."""
+    return torch.rand(len(images), generator=generator, device=generator.device).to(images.device, non_blocking=True)
 
 
 def _cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
