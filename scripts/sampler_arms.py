@@ -40,6 +40,10 @@ SWITCHES: dict[str, dict[str, Any]] = {
 # What IDBH has beside CropShift.
 SWITCHES["crop of 1, idbh"] = {"augmentation": {"crop_padding": 1, "color_shape": True, "erase": 0.5}}
 SWITCHES["idbh"] = {"augmentation": {"crop_padding": 0, "crop_shift": 10, "color_shape": True, "erase": 0.5}}
+SWITCHES["crop of 1, smoother"] = {
+    **SWITCHES["crop of 1"],
+    "objective": {**LABELS_ALONE, "label_smoothing": 0.3},  # is it that ADR's targets are softer?
+}
 SWITCHES |= {
     f"crop of 1, {switch}": {**SWITCHES["crop of 1"], **SWITCHES[switch]} for switch in ("adr, less", "swa", "awp")
 }
