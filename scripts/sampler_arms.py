@@ -55,6 +55,12 @@ MORE: dict[str, dict[str, Any]] = {
         "fresh": True,
         **CROP_OF_1,
     },
+    "default, labels alone, random weights, no shift": {
+        "sampler": {"name": "robustness"},
+        "objective": LABELS_ALONE,
+        "fresh": True,
+        "augmentation": {"crop_padding": 0},
+    },
     "default, from elsewhere": {"sampler": {"name": "robustness"}, **WITH_LABELS, **ELSEWHERE},
     "uniform-1, with labels": {**ARMS["uniform-1"], **WITH_LABELS},
     "robustness-1, labels alone": {"objective": LABELS_ALONE},
