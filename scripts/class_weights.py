@@ -1,7 +1,7 @@
 """Do class weights help where classes differ in size? Trainings with and without, on an unbalanced part of a set.
 
 python scripts/class_weights.py --out docs/results/class_weights_fashion_mnist
-python scripts/class_weights.py --data image_folder --root CIFAR --most 4500 --epochs 20 \\
+python scripts/class_weights.py --data image_folder --root CIFAR --most 4500 --epochs 15 \\
     --out docs/results/class_weights_cifar10_jpeg
 
 Of the training images of class k, in their order, MOST * RATIO ** (-k / (K - 1)) are kept, so that the last class has
