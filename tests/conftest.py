@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
     from pretend import PretendDevice
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests import onnxruntime before proard
+
+
+def pytest_configure() -> None:
+    """Cases of property tests are a function of the test, as all that is random is seeded: what passed passes again."""
+    if find_spec("hypothesis"):
+        from hypothesis import settings
+
+        settings.register_profile("seeded", derandomize=True)
+        settings.load_profile("seeded")
 
 
 @pytest.fixture(scope="session")

@@ -88,8 +88,14 @@ def test_every_batch_has_its_share_and_an_epoch_is_one_pass(
     times = torch.bincount(together[together >= own] - own, minlength=others)
     assert times.max() - times.min() <= 1
     assert all(torch.equal(a, b) for a, b in zip(batches, source.batches(batch_size, (seed, 0, 0)), strict=True))
-    other = torch.cat(source.batches(batch_size, (seed, 0, 1)))
-    assert len(together) < 20 or not torch.equal(together, other)
+
+
+def test_epochs_differ_in_which_others_and_where() -> None:
+    source = TrainingImages(numbered(150, 0), 50, 0.5)
+    epochs = [torch.cat(source.batches(10, seed)) for seed in ((0, 0, 0), (0, 0, 1), (1, 0, 0))]
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 3
+    assert len({tuple((epoch >= 50).tolist()) for epoch in epochs}) == 3
+    assert len({tuple(epoch[epoch >= 50].unique().tolist()) for epoch in epochs}) == 3
 
 
 def test_without_others_the_order_is_as_it_was() -> None:
