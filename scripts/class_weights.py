@@ -33,6 +33,7 @@ from proard.common.environment import environment
 from proard.config import parse_config
 from proard.data import ImageSet, given_arrays, load_data
 from proard.evaluation.accuracy import measure
+from proard.runs.checkpoint import load_checkpoint
 from proard.runs.components import evaluation_batches
 from proard.runs.run import Run, read_metrics
 
@@ -76,50 +77,63 @@ def run(arguments: argparse.Namespace) -> None:
         part, counts = unbalanced(splits.train, classes, arguments.most, arguments.ratio, seed)
         given = (*part.tensors().values(), *tensors.values(), splits.class_names)
         for weights in WEIGHTS:
-            if any((row["seed"], row["weights"]) == (seed, weights) for row in rows(file)):
+            done = [row["attack"] for row in rows(file) if (row["seed"], row["weights"]) == (seed, weights)]
+            counts_by_attack = {"pgd20": arguments.test_images, "autoattack": arguments.autoattack}
+            wanted = {name: count for name, count in counts_by_attack.items() if count and name not in done}
+            if not wanted:
                 continue
             path = Path(arguments.work) / arguments.data / f"{weights}-{seed}"
             settings = {**config, "seed": seed, "class_weights": weights}
-            train(settings, run=path, data=given, quiet=True, resume=(path / "checkpoint.pt").exists())
+            there = (path / "checkpoint.pt").exists()
+            if not there or not load_checkpoint(path / "checkpoint.pt")["finished"]:
+                train(settings, run=path, data=given, quiet=True, resume=there)
             extractor = Extractor(Run(path, None, given_arrays(given)), quiet=True)
             epochs = [row for row in read_metrics(Run(path).metrics) if row["kind"] == "epoch"]
             about = environment()
-            row = {
-                "seed": seed,
-                "weights": weights,
-                "counts": counts,
-                "epochs": arguments.epochs,
-                "seconds": sum(row["processor_seconds"] for row in epochs),
-                "multiply_adds": sum(sum(row["compute"].values()) for row in epochs),
-                "students": measured(extractor, seed, classes, arguments.test_images),
-                "commit": about["git_commit"],
-                "processor": about["processor"],
-                "threads": torch.get_num_threads(),
-                "command": shlex.join(["python", *sys.argv]),
-            }
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(row) + "\n")
-            file.with_suffix(".md").write_text("\n".join(table(rows(file))) + "\n", encoding="utf-8")
+            for name, count in wanted.items():
+                row = {
+                    "seed": seed,
+                    "weights": weights,
+                    "attack": name,
+                    "counts": counts,
+                    "epochs": arguments.epochs,
+                    "seconds": sum(row["processor_seconds"] for row in epochs),
+                    "multiply_adds": sum(sum(row["compute"].values()) for row in epochs),
+                    "students": measured(extractor, seed, classes, name, count),
+                    "commit": about["git_commit"],
+                    "processor": about["processor"],
+                    "threads": torch.get_num_threads(),
+                    "command": shlex.join(["python", *sys.argv]),
+                }
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with file.open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps(row) + "\n")
+                file.with_suffix(".md").write_text("\n".join(tables(rows(file))), encoding="utf-8")
 
 
-def measured(extractor: Extractor, seed: int, classes: int, count: int) -> dict[str, dict[str, float]]:
-    """Clean and robust accuracy of five calibrated students, on balanced test images and on those of rare classes."""
+def measured(extractor: Extractor, seed: int, classes: int, name: str, count: int) -> dict[str, dict[str, float]]:
+    """Clean and robust accuracy of calibrated students, on balanced test images and on those of rare classes.
+
+    They are five, and three of them under AutoAttack.
+    """
     threat = ThreatModel("linf", extractor.config.threat.eps)
-    attack = attacks.build("pgd", {"steps": 20}, threat=threat, seed=0, targeted=False)
+    kind, options = ("autoattack", {}) if name == "autoattack" else ("pgd", {"steps": 20})
+    attack = attacks.build(kind, options, threat=threat, seed=0, targeted=False)
     images = extractor.data.test.subset(min(count, len(extractor.data.test)), 0)
     rare = images.select((images.labels >= classes - RARE).nonzero()[:, 0])
     results: dict[str, dict[str, float]] = {}
     for place, architecture in places(extractor.supernet.space, seed).items():
+        if name == "autoattack" and place not in ("smallest", "middle", "largest"):
+            continue
         student = extractor.supernet.extract(architecture, extractor.calibration)
         results[place] = {"multiply_adds": extractor.supernet.space.cost(architecture).multiply_adds}
-        for name, some in (("all", images), ("rare", rare)):
+        for part, some in (("all", images), ("rare", rare)):
             batches = evaluation_batches(some, extractor.data.input_shape, extractor.device)
             result = measure(student, batches, {"attack": attack}, seed=0)
             results[place] |= {
-                f"{name}, clean": result.clean.value,
-                f"{name}, robust": result.robust["attack"].value,
-                f"{name}, images": result.clean.total,
+                f"{part}, clean": result.clean.value,
+                f"{part}, robust": result.robust["attack"].value,
+                f"{part}, images": result.clean.total,
             }
     return results
 
@@ -133,20 +147,29 @@ COLUMNS = {  # head: places, or all five, and what was measured
     "smallest": (("smallest",), "all, robust"),
     "middle": (("middle",), "all, robust"),
     "largest": (("largest",), "all, robust"),
-    "mean of five": (PLACES, "all, robust"),
+    "mean of all": (PLACES, "all, robust"),
     "clean, mean": (PLACES, "all, clean"),
     "rare classes": (PLACES, "rare, robust"),
     "rare classes, clean": (PLACES, "rare, clean"),
 }
 
 
+def tables(results: list[dict[str, Any]]) -> list[str]:
+    """Markdown, a table for every attack."""
+    attacked = dict.fromkeys(row["attack"] for row in results)
+    return [
+        line for name in attacked for line in (f"{name}:", "", *table([r for r in results if r["attack"] == name]), "")
+    ]
+
+
 def table(results: list[dict[str, Any]]) -> list[str]:
-    """Markdown: accuracies in percent, and paired differences with a 95 % interval over seeds (Student's t)."""
+    """Accuracies in percent, and paired differences with a 95 % interval over seeds (Student's t)."""
     lines = ["| class weights | seeds | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (2 + len(COLUMNS))]
     by_weights = {weights: {row["seed"]: row for row in results if row["weights"] == weights} for weights in WEIGHTS}
 
     def values(row: dict[str, Any]) -> list[float]:
-        return [100 * mean(row["students"][place][name] for place in some) for some, name in COLUMNS.values()]
+        students = row["students"]
+        return [100 * mean(students[p][name] for p in some if p in students) for some, name in COLUMNS.values()]
 
     for weights, seeds in by_weights.items():
         if seeds:
@@ -170,6 +193,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--test-images", type=int, default=2000)
+    parser.add_argument("--autoattack", type=int, default=0, help="test images for AutoAttack on three of the students")
     parser.add_argument("--work", default="runs/class_weights", help="where runs are kept")
     parser.add_argument("--out", required=True, help="the table and its rows, without suffix")
     run(parser.parse_args())
