@@ -27,6 +27,7 @@ from proard.commands import options
 from proard.commands.cli import main
 from proard.common import progress, terminal
 from proard.common.progress import Progress
+from proard.common.units import how_many
 from proard.config import packaged_configs, parse_config
 from proard.data import load_data
 from proard.evaluation.accuracy import measure, work
@@ -482,6 +483,19 @@ def test_the_plan_of_one_network(tiny: dict[str, Any], tmp_path: Path) -> None:
     assert f"network: resnet, {cost.multiply_adds / 1e3:.0f}K multiply-adds" in text
     assert "teacher: none" in text
     assert "one network" in text
+
+
+def test_one_of_a_thing_is_not_many(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default sampler draws one student in a step; an epoch and a thread may be one as well."""
+    from proard.training.plan import plan
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    tiny["phases"] = [{"name": "all", "epochs": 1, "learning_rate": 0.1, "elastic": ["all"], "recipe": "strong"}]
+    config = parse_config(tiny)
+    text = "\n".join(plan(Trainer(config, load_data(config.data), Run(tmp_path / "run"), quiet=True)))
+    assert [words for words in ("1 epoch: ", "1 student per step", "1 thread") if words not in text] == []
+    assert not re.search(r"\b1 \w+s\b", text)
+    assert (how_many(0, "image"), how_many(1200, "image")) == ("0 images", "1,200 images")
 
 
 def test_the_estimate_leaves_the_training_as_it_was(tiny: dict[str, Any], tmp_path: Path, capsys: Capture) -> None:

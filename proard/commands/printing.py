@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from proard.attacks.presets import UNION
 from proard.common.terminal import print_table, say, table
-from proard.common.units import short, short_time
+from proard.common.units import how_many, short, short_time
 from proard.runs.run import Run, read_metrics
 from proard.runs.savings import HEAD, compared
 from proard.search.front import HEAD as FRONT_HEAD
@@ -90,9 +90,9 @@ def print_baseline(result: Baseline) -> None:
 def print_profile(done: Profile) -> None:
     """The device, how many blocks were measured, and predicted beside measured latency of whole students."""
     table = done.table
-    plural = "" if table.threads == 1 else "s"
     say(f"device:  {table.device}", fold=True)
-    print(f"         {table.runtime}, {table.dtype}, {table.threads} thread{plural}, batch size {table.batch_size}")
+    threads = how_many(table.threads, "thread")
+    print(f"         {table.runtime}, {table.dtype}, {threads}, batch size {table.batch_size}")
     rest = "; the others are interpolated" if table.interpolate else ""
     say(f"blocks:  {len(table.blocks)} of {done.distinct} distinct ones measured{rest}")
     held_out = [student for student in table.students if student.held_out]
@@ -152,7 +152,7 @@ def after_evaluation(results: Sequence[Evaluation], config: str | None = None) -
 
 def _chosen(selection: dict[str, Any]) -> str:
     """How a student was chosen, in a line; from what `extract` writes into its card."""
-    measured = f"{selection.get('measured_now')} students measured now"
+    measured = f"{how_many(selection.get('measured_now', 0), 'student')} measured now"
     return {
         "front": "from the measured front of 'proard search'",
         "measuring": f"the best of {measured}; 'proard search' finds better ones once, for all budgets",

@@ -11,6 +11,11 @@ SECONDS = {"US": 1e-6, "MS": 1e-3, "S": 1.0}  # never bare: is 5 seconds or mill
 SPELLED = ("K", "M", "G", "KB", "MB", "KiB", "MiB", "us", "ms", "s")
 
 
+def how_many(count: int, noun: str) -> str:
+    """``1 student``, ``3 students``."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def short(value: float, up: bool = False) -> str:
     """``98.7M`` for 98,700,000: three digits, rounded up on request."""
     for unit, factor in reversed(COUNTS.items()):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from proard.common.errors import UserError
 from proard.common.paths import path_of
+from proard.common.units import how_many
 from proard.config import DataConfig
 from proard.data.cache import cached, fingerprint_files
 from proard.data.decode import UnreadableImage, decode_files, unreadable
@@ -122,9 +123,7 @@ def _read_folders(config: DataConfig, root: Path, folders: Sequence[Path], class
     broken = {folder: _broken(root, folder, files) for folder, (files, _) in listings.items()}
     if found := [f"{folder / file} ({problem})" for folder in broken for file, problem in broken[folder].items()]:
         more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-        line = (
-            f"data {root}: {len(found)} image{'s' * (len(found) > 1)} cannot be read: {', '.join(found[:NAMED])}{more}"
-        )
+        line = f"data {root}: {how_many(len(found), 'image')} cannot be read: {', '.join(found[:NAMED])}{more}"
         if not config.skip_broken:
             raise UserError(f"{line}; replace or remove them, or leave them out with data.skip_broken: true")
         print(f"{line}; left out", file=sys.stderr)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from proard.common.units import how_many
+
 TEMPLATE = """# A robust image classifier{budget}
 
 {origin} by proard {card[versions][proard]}.
@@ -192,7 +194,7 @@ def _snippet(name: str, entry: dict[str, Any]) -> str:
     """Lines that run a file, for batches of the size that it takes."""
     title, code = SNIPPETS[name]
     batch = entry.get("settings", {}).get("batch", "any")
-    note = "" if batch == "any" else f" (it takes {batch} image{'s' if batch > 1 else ''} at a time)"
+    note = "" if batch == "any" else f" (it takes {how_many(batch, 'image')} at a time)"
     return f"\n{title}{note}:\n\n```python\n{code.format(file=entry['file'], batch=batch)}\n```\n"
 
 

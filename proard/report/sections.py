@@ -10,7 +10,7 @@ from typing import Any
 from proard.common import html
 from proard.common.errors import UserError
 from proard.common.svg import in_words, stages_svg
-from proard.common.units import short, short_time
+from proard.common.units import how_many, short, short_time
 from proard.evaluation.accuracy import Accuracy
 from proard.export.student_directory import read_further
 from proard.report import figures, training_figures
@@ -54,10 +54,11 @@ class Sections:
         with suppress(UserError, OSError):  # the images are not on this machine
             images = self.contents.data
             data += f", {len(images.class_names)} classes, images {'x'.join(map(str, images.input_shape))}"
+        trained = (f"{p.name} ({how_many(p.epochs, 'epoch')}, {p.objective.name})" for p in config.phases)
         rows = [
             ("data", data),
             ("threat model", f"{norm}, eps {eps:.4g}, pixel values in [0, 1]"),
-            ("trained", " -> ".join(f"{p.name} ({p.epochs} epochs, {p.objective.name})" for p in config.phases)),
+            ("trained", " -> ".join(trained)),
             ("network", network),
         ]
         space = self.contents.space

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from proard.common.units import short
+from proard.common.units import how_many, short
 from proard.runs.compute import computed
 from proard.runs.energy import WORLD_AVERAGE
 from proard.runs.run import Run
@@ -214,7 +214,8 @@ def _machines(run: Run, budgets: Iterable[str]) -> list[str]:
 def _machine(path: Path) -> str:
     try:
         environment = json.loads(Run(path).environment.read_text(encoding="utf-8"))
-        return str(environment["cuda_device"] or f"{environment['processor']}, {environment['threads']} threads")
+        threads = how_many(environment["threads"], "thread")
+        return str(environment["cuda_device"] or f"{environment['processor']}, {threads}")
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 

@@ -8,6 +8,7 @@ import torch
 
 from proard.common.distributed import world_size
 from proard.common.terminal import duration
+from proard.common.units import how_many
 from proard.training.time_estimate import seconds_left, seconds_per_step
 from proard.training.trainer import Trainer
 
@@ -41,7 +42,7 @@ def _data(trainer: Trainer) -> str:
     line = f"data:    {trainer.config.data.name}, {counts} of {shape}, {data.num_classes} classes"
     if others := trainer.source.others_in(trainer.config.batch_size):
         there = len(trainer.source.images) - trainer.source.own
-        line += f"; {others} of {trainer.batch_size} in a batch are from {there:,} extra images"
+        line += f"; {others} of {trainer.batch_size} in a batch are from {how_many(there, 'extra image')}"
     return line
 
 
@@ -76,13 +77,14 @@ def _phases(trainer: Trainer) -> list[str]:
     for phase in trainer.phases:
         settings = phase.settings
         varying = [kind for kind in space.kinds if kind in phase.kinds]
-        epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}"
+        epochs = how_many(settings.epochs, "epoch")
         if space.size == 1:
             who = "one network"
         elif not varying:
             who = "the largest student"
         else:
-            who = f"{phase.sampler().students} students per step ({settings.sampler.name}); {', '.join(varying)} vary"
+            drawn = how_many(phase.sampler().students, "student")
+            who = f"{drawn} per step ({settings.sampler.name}); {', '.join(varying)} vary"
         objective = f"{settings.objective.name}, attack {phase.attack.name}"
         lines.append(f"{'' if phase.index else 'phases:':<9}{settings.name}, {epochs}: {objective}; {who}")
     return lines
@@ -90,8 +92,7 @@ def _phases(trainer: Trainer) -> list[str]:
 
 def _device(trainer: Trainer) -> str:
     precision = str(trainer.precision).removeprefix("torch.")
-    threads = torch.get_num_threads()
-    where = [str(trainer.device), precision, f"{threads} thread{'s' if threads > 1 else ''}"]
+    where = [str(trainer.device), precision, how_many(torch.get_num_threads(), "thread")]
     if world_size() > 1:
         where.append(f"{world_size()} processes")
     return f"runs on: {', '.join(where)}"
