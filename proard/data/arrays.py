@@ -126,9 +126,10 @@ def image_set(images: Any, labels: Any, where: str) -> ImageSet:
     Raises:
         UserError: they are not that.
     """
-    pixels, numbers = _tensor(images, f"{where} images"), labels_of(labels, where)
+    pixels = _tensor(images, f"{where} images", "uint8, or floats from 0 to 1")
+    numbers = labels_of(labels, where)
     if len(pixels) != len(numbers) or not len(numbers):
-        raise UserError(f"{where}: {len(pixels)} images and {len(numbers)} labels; give one label for each image")
+        raise UserError(f"{where}: {len(pixels)} images and {len(numbers)} labels; give images, and one label for each")
     pixels = _channels_first(pixels, f"{where} images")
     if pixels.dtype == torch.uint8:
         return ImageSet(pixels.contiguous(), numbers)
@@ -152,7 +153,7 @@ def image_set(images: Any, labels: Any, where: str) -> ImageSet:
 
 def labels_of(labels: Any, where: str) -> Tensor:
     """Labels as int64 (N,)."""
-    made = _tensor(labels, f"{where} labels")
+    made = _tensor(labels, f"{where} labels", "whole numbers, one for each image")
     if made.ndim == 2 and made.shape[1] == 1:  # as MedMNIST and Keras have them
         made = made[:, 0]
     if made.ndim != 1 or made.is_floating_point() or made.is_complex() or made.dtype == torch.bool:
@@ -185,13 +186,13 @@ def _class_names(train: ImageSet, test: ImageSet, names: Any, where: str) -> tup
     return tuple(map(str, range(classes) if names is None else names))
 
 
-def _tensor(values: Any, where: str) -> Tensor:
+def _tensor(values: Any, where: str, right: str) -> Tensor:
     try:
         if isinstance(values, np.ndarray):  # PyTorch takes no reversed axes or bytes, and warns of what is read-only
             values = np.require(values, values.dtype.newbyteorder("="), ["C", "W"])
         return torch.as_tensor(values).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{where}: are no array of numbers ({reason(error)})") from error
+        raise UserError(f"{where}: are no array of numbers ({reason(error)}); give {right}") from error
 
 
 def _kind(values: Tensor) -> str:
