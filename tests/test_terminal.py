@@ -37,7 +37,7 @@ from proard.runs.checkpoint import load_checkpoint
 from proard.runs.run import Run
 from proard.search.selection import Prefer
 from proard.supernet.families import families
-from proard.training import Trainer
+from proard.training import Trainer, time_estimate
 from proard.training.phases import Phase
 from proard.training.progress import TrainingProgress
 from proard.training.time_estimate import Estimate, seconds_left, seconds_per_step
@@ -564,6 +564,27 @@ def test_the_estimate_adds_up_what_it_measures(trainer: Trainer, monkeypatch: py
     # Four students of two widths in two stages (all there are), and the teacher's answers; three are validated.
     assert width == pytest.approx(4 * (0.1 + 0.010) + 0.001 + 3 * validation)
     assert everything == pytest.approx(4 * (0.1 + 0.010) + 0.001 + 3 * validation)
+
+
+@pytest.mark.parametrize(
+    "slow", [{0}, {1}, {0, 1}, {2, 3}, {0, 1, 2, 3}, {2, 4}, {4, 5}, set(range(0, 40, 2))], ids=str
+)
+@pytest.mark.parametrize("each", [0.0005, 0.02, 0.2])
+def test_what_else_runs_is_not_scaled_up(
+    trainer: Trainer, each: float, slow: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a pass that takes as long for each image, some calls take longer, as another program had the processor."""
+    estimate = Estimate(trainer)
+    estimate.batch_size = 64
+    now, calls = [0.0], iter(range(1000))
+    monkeypatch.setattr(time_estimate.time, "perf_counter", lambda: now[0])
+
+    def call(count: int) -> None:
+        now[0] += 0.01 + each * count + (0.3 if next(calls) in slow else 0.0)
+
+    assert estimate._scaled(call) == pytest.approx(0.01 + 64 * each, rel=0.05)
+    estimate._ends = [(100, 30.0), (900, 1.0)]
+    assert estimate._seconds(100) == estimate._seconds(500) == 1.0
 
 
 def test_times_for_people() -> None:
