@@ -120,20 +120,22 @@ def measured(extractor: Extractor, seed: int, classes: int, name: str, count: in
     kind, options = ("autoattack", {}) if name == "autoattack" else ("pgd", {"steps": 20})
     attack = attacks.build(kind, options, threat=threat, seed=0, targeted=False)
     images = extractor.data.test.subset(min(count, len(extractor.data.test)), 0)
-    rare = images.select((images.labels >= classes - RARE).nonzero()[:, 0])
+    is_rare = images.labels >= classes - RARE
+    parts = [images.select(some.nonzero()[:, 0]) for some in (is_rare, ~is_rare)]
     results: dict[str, dict[str, float]] = {}
     for place, architecture in places(extractor.supernet.space, seed).items():
         if name == "autoattack" and place not in ("smallest", "middle", "largest"):
             continue
         student = extractor.supernet.extract(architecture, extractor.calibration)
         results[place] = {"multiply_adds": extractor.supernet.space.cost(architecture).multiply_adds}
-        for part, some in (("all", images), ("rare", rare)):
-            batches = evaluation_batches(some, extractor.data.input_shape, extractor.device)
-            result = measure(student, batches, {"attack": attack}, seed=0)
+        loaded = (evaluation_batches(part, extractor.data.input_shape, extractor.device) for part in parts)
+        rare, others = (measure(student, batches, {"attack": attack}, seed=0) for batches in loaded)
+        for part, of in (("all", (rare, others)), ("rare", (rare,))):
+            total = sum(m.clean.total for m in of)
             results[place] |= {
-                f"{part}, clean": result.clean.value,
-                f"{part}, robust": result.robust["attack"].value,
-                f"{part}, images": result.clean.total,
+                f"{part}, clean": sum(m.clean.correct for m in of) / total,
+                f"{part}, robust": sum(m.robust["attack"].correct for m in of) / total,
+                f"{part}, images": total,
             }
     return results
 
