@@ -10,7 +10,7 @@ import torch
 
 from proard.common.errors import UserError
 from proard.config import parse_config
-from proard.data import load_data
+from proard.data import ImageSet, TrainingImages, load_data
 from proard.objectives import SAT
 from proard.runs.run import Run
 from proard.training import Trainer
@@ -72,3 +72,45 @@ def test_wrong_class_weights(students: dict[str, Any], tmp_path: Path) -> None:
             match="class_weights: should be balanced, or numbers of at least 0, one per class and not all 0, got",
         ):
             parse_config({**students, "class_weights": wrong})
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
+def test_classes_weigh_alike_beside_extra_images(fraction: float) -> None:
+    own, others = torch.tensor([0] * 90 + [1] * 10), torch.tensor([0] * 200 + [1] * 200 + [2] * 100)
+    labels = torch.cat([own, others])
+    images = ImageSet(torch.zeros(600, 1, 1, 1, dtype=torch.uint8), labels)
+    source = TrainingImages(images, len(own), fraction)
+    weights = class_weights("balanced", labels, 3, source.chances(20))
+    assert weights is not None
+    drawn = torch.cat([batch for epoch in range(400) for batch in source.batches(20, (0, 0, epoch))])
+    sums = torch.zeros(3).index_add(0, labels[drawn], weights[labels[drawn]])
+    torch.testing.assert_close(sums / len(drawn), torch.full((3,), 1 / 3), rtol=0.03, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("objective", "silent"),
+    [
+        ({"name": "sat"}, True),
+        ({"name": "rslad", "label_weight": 0.5}, True),
+        ({"name": "rslad"}, False),
+        ({"name": "adaad"}, False),
+    ],
+)
+def test_weights_without_effect_are_said_once(
+    objective: dict[str, Any],
+    silent: bool,
+    students: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    phase = {**students["phases"][0], "objective": objective}
+    teacher = {} if objective["name"] == "sat" else {"teacher": {"mode": "joint"}}
+    trainer = trainer_of({**students, **teacher, "phases": [phase], "class_weights": "balanced"}, tmp_path)
+    for _ in range(2):
+        step(trainer)
+    line = "class_weights: no effect in phase 'students', whose objective weighs no labels\n"
+    assert capsys.readouterr().err.count(line) == (not silent)
+    trainer.class_weights = None
+    trainer.said.clear()
+    step(trainer)
+    assert not capsys.readouterr().err

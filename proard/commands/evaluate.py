@@ -155,6 +155,7 @@ def evaluate(
         data_root: where the images are on this machine; default where they were, and for the zoo the few images that
             come with it.
         data: test images and their labels in the place of those of the card, as arrays; or all that `train` was given.
+            What is measured on other images than the card's is not kept in the student's directory.
         device: ``auto``, ``cpu``, ``cuda``.
         check: also look for signs of gradient masking, on at most `CHECKED_IMAGES` of the images.
         diagnose: also measure local linearity, a curve over radii and what follows from them

@@ -18,7 +18,8 @@ from proard.attacks.presets import attack_from_dict
 from proard.common.errors import UserError, nearest, reason
 from proard.common.paths import path_of
 from proard.config import DataConfig, TeacherConfig, load_config
-from proard.data import TestSplit, data_sets, given_test_images, load_test_split, tested_on
+from proard.data import TestSplit, data_sets, given_arrays, given_test_images, load_test_split, tested_on
+from proard.data.arrays import digest
 from proard.export.named import is_named, student_folder
 from proard.export.student_directory import CARD, load_student
 from proard.runs import components
@@ -40,7 +41,7 @@ class Subject:
         attacks: those of the numbers on record, or of the configuration; at least one.
         seed: of the attacks and of subsets.
         limit: the number of test images, if not all.
-        own: whether it is a student directory.
+        own: whether it is a student directory, and the images are those of its card.
     """
 
     path: Path
@@ -95,7 +96,7 @@ class Subjects:
         takes, given = ("x".join(map(str, shape)) for shape in (card["input_shape"], data.input_shape))
         if takes != given:
             raise UserError(f"student {folder}: takes images of {takes}, and those to evaluate it on are {given}")
-        return Subject(folder, card, network, settings, data, attacks, seed, limit)
+        return Subject(folder, card, network, settings, data, attacks, seed, limit, self._has_images_of(settings))
 
     def elsewhere(self, source: str, config_name: str) -> Subject:
         """A network that `teacher_config` names, on the test images, and by the evaluation, of a configuration.
@@ -124,13 +125,21 @@ class Subjects:
         seed, limit = config.seed, config.evaluation.limit
         return Subject(Path(source), card, network, config.data, data, [attack], seed, limit, own=False)
 
+    def _has_images_of(self, settings: DataConfig) -> bool:
+        """Whether no other images are given: none at all, or the arrays that the student was trained on."""
+        recorded = settings.options.get("sha256")
+        if self.given is None or recorded is None or len(self.given) == 2:
+            return self.given is None
+        loaded = given_arrays(self.given)
+        return loaded is not None and digest(loaded) == recorded
+
     def _test_data(self, settings: DataConfig, classes: tuple[str, ...], student: Path) -> TestSplit:
         """The test images, where they are on this machine; never fetched: that asks who trains, not who evaluates.
 
         A card may name a folder relative to its own.
         """
         if self.given is not None:
-            return tested_on(given_test_images(self.given, classes), classes)
+            return tested_on(*given_test_images(self.given, classes))
         root = settings.root if self.data_root is None else path_of(self.data_root)
         if self.data_root is None and root is not None and not is_named(root) and not path_of(root).is_absolute():
             root = student_folder(student) / root

@@ -7,6 +7,7 @@ indices, which ``epoch_batches`` and ``sequential_batches`` make; ``augment`` ch
 from proard.data.arrays import Loaded, given_arrays, given_test_images, in_memory
 from proard.data.augmentation import augment
 from proard.data.batches import epoch_batches, sequential_batches
+from proard.data.decode import decode_image
 from proard.data.extra import TrainingImages, training_images
 from proard.data.images import ImageSet, StreamedImageSet, WorkerDied
 from proard.data.sets import data_sets
@@ -22,6 +23,7 @@ __all__ = [
     "WorkerDied",
     "augment",
     "data_sets",
+    "decode_image",
     "epoch_batches",
     "given_arrays",
     "given_test_images",

@@ -55,16 +55,41 @@ def given_arrays(data: Sequence[Any] | None) -> Loaded | None:
         return None
     _check_entries(data, (4, 5), f"data: give {GIVE}")
     train, test = image_set(data[0], data[1], "data, training"), image_set(data[2], data[3], "data, test")
-    return train, test, _class_names(train, test, data[4] if len(data) == 5 else None, "data")
+    return train, test, _class_names(train, test, _given_names(data), "data")
 
 
-def given_test_images(data: Sequence[Any], class_names: tuple[str, ...]) -> ImageSet:
-    """The test images among what is given: of two arrays they are all, of four or five the third and fourth."""
+def given_test_images(data: Sequence[Any], class_names: tuple[str, ...]) -> tuple[ImageSet, tuple[str, ...]]:
+    """The test images among what is given, and the classes: of two arrays all, of four or five the third and fourth.
+
+    Args:
+        data: the arrays; labels whose names are given count by those.
+        class_names: what labels count by in the result; empty: by the given names, else as they are.
+    """
     _check_entries(data, (2, 4, 5), f"data: give (images, labels) to evaluate on, or {GIVE}")
     given, labels = data if len(data) == 2 else data[2:4]
-    images = image_set(given, labels, "data, test")
-    check_labels(images.labels, len(class_names), "data, test")
-    return images
+    images, names = image_set(given, labels, "data, test"), _given_names(data)
+    if not class_names:
+        most = max(int(numbers.max()) for numbers in (images.labels, labels_of(data[1], "data, training")))
+        class_names = names or tuple(map(str, range(max(most, 0) + 1)))
+    return _by_names(images, names, class_names, "data, test"), class_names
+
+
+def _given_names(data: Sequence[Any]) -> tuple[str, ...] | None:
+    return names_of(data[4], "data") if len(data) == 5 and data[4] is not None else None
+
+
+def names_of(names: Any, where: str) -> tuple[str, ...]:
+    """Names of the labels as text.
+
+    Raises:
+        UserError: it is no list of them, or a name is there twice.
+    """
+    if not (isinstance(names, (tuple, list)) or (hasattr(names, "__array__") and np.ndim(names) == 1)):
+        raise UserError(f"{where}: the names of the classes must be a list of them, got {reason(repr(names)):.60}")
+    made = tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names)
+    if twice := [name for name in made if made.count(name) > 1]:
+        raise UserError(f"{where}: two classes have the name '{twice[0]}'; give each its own")
+    return made
 
 
 def _check_entries(data: Any, counts: tuple[int, ...], wanted: str) -> None:
@@ -171,10 +196,27 @@ def check_labels(labels: Tensor, classes: int, where: str) -> None:
         raise UserError(f"{where} labels: are from {labels.min()} to {labels.max()}; {must}")
 
 
-def _class_names(train: ImageSet, test: ImageSet, names: Any, where: str) -> tuple[str, ...]:
+def by_names(labels: Tensor, own: Sequence[str], classes: Sequence[str], where: str) -> Tensor:
+    """Labels that count by the names ``own``, as they count by ``classes``.
+
+    Raises:
+        UserError: an image is of a class that is not among them.
+    """
+    places = [classes.index(name) if name in classes else -1 for name in own]
+    if unknown := [own[label] for label in labels.unique().tolist() if places[label] < 0]:
+        few = [", ".join(names[:5]) + ", ..." * (len(names) > 5) for names in (unknown, classes)]
+        raise UserError(f"{where}: has labels that are no classes: {few[0]} (classes: {few[1]})")
+    return torch.tensor(places)[labels]
+
+
+def _by_names(images: ImageSet, own: Sequence[str] | None, classes: Sequence[str], where: str) -> ImageSet:
+    """Images whose labels are checked, and count by ``classes``."""
+    check_labels(images.labels, len(classes if own is None else own), where)
+    return images if own is None else images.labelled(by_names(images.labels, own, classes, where))
+
+
+def _class_names(train: ImageSet, test: ImageSet, names: tuple[str, ...] | None, where: str) -> tuple[str, ...]:
     """The given names, else the numbers; every class has training images, and there are no further test labels."""
-    if not isinstance(names, (tuple, list, np.ndarray, type(None))):
-        raise UserError(f"{where}: the names of the classes must be a list of them, got {names!r:.60}")
     classes = max(int(train.labels.max()) + 1, 1) if names is None else len(names)
     there = train.labels.unique()
     if classes < 2 or int(there[0]) < 0 or len(there) != classes:
@@ -183,14 +225,19 @@ def _class_names(train: ImageSet, test: ImageSet, names: Any, where: str) -> tup
         has = f"has no training images of label {missing}" if classes > 1 else "has a single class"
         raise UserError(f"{where}: {has}; labels count from 0, and every class needs images, two classes at least")
     check_labels(test.labels, classes, f"{where}, test")
-    return tuple(map(str, range(classes) if names is None else names))
+    return tuple(map(str, range(classes))) if names is None else names
 
 
 def _tensor(values: Any, where: str, right: str) -> Tensor:
     try:
+        if not isinstance(values, torch.Tensor):
+            values = np.asarray(values)  # of pandas and Pillow, too
         if isinstance(values, np.ndarray):  # PyTorch takes no reversed axes or bytes, and warns of what is read-only
             values = np.require(values, values.dtype.newbyteorder("="), ["C", "W"])
-        return torch.as_tensor(values).detach().cpu()
+        made = torch.as_tensor(values).detach().cpu().to_dense()
+        if not made.ndim:
+            raise ValueError(f"a single one: {made}")
+        return made
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{where}: are no array of numbers ({reason(error)}); give {right}") from error
 
@@ -221,11 +268,11 @@ def load_npz(config: DataConfig, known: tuple[str, ...] | None = None) -> Loaded
 
     A file with both splits has ``train_images``, ``train_labels``, ``test_images``, ``test_labels``, or ``x_train``,
     ``y_train``, ``x_test``, ``y_test``; one with a single split has ``image`` and ``label``, ``images`` and ``labels``,
-    or ``x`` and ``y``. ``val`` is tested on where there is no ``test``. ``class_names`` names the labels.
+    or ``x`` and ``y``. ``val`` is tested on where there is no ``test``. ``class_names`` names the labels of its file.
 
     Args:
         config: the section ``data``.
-        known: names of the labels, where only test images are wanted.
+        known: names of the labels, where only test images are wanted; empty: those of the file, if it has some.
     """
     if config.root is None or config.image_size is not None:
         raise UserError("data npz: needs data.root, an .npz file, and takes the images as they are: no data.image_size")
@@ -234,15 +281,16 @@ def load_npz(config: DataConfig, known: tuple[str, ...] | None = None) -> Loaded
     if root.is_dir():
         files = {split: ArrayFile(file) for split in ("train", *TESTS) if (file := root / f"{split}.npz").is_file()}
     tests = [files[split] for split in TESTS if split in files]
-    if not tests or ("train" not in files and known is None):
+    if not tests or ("train" not in files and not known):
         raise UserError(f"data.root {root}: must hold train.npz and test.npz (or val.npz), or be an .npz file itself")
-    test = tests[0].images(TESTS, config.memory_limit, alone=root.is_dir())
-    if known is not None:
-        check_labels(test.labels, len(known), f"data.root {root}, test")
-        return test, test, known
+    test, own = tests[0].images(TESTS, config.memory_limit, alone=root.is_dir()), tests[0].class_names()
+    named = (files["train"].class_names() if "train" in files else None) or own
+    if known is not None and (names := known or named):
+        test = _by_names(test, own, names, f"data.root {root}, test")
+        return test, test, names
     train = files["train"].images(("train",), config.memory_limit, alone=root.is_dir())
-    names = files["train"].array("class_names", 1e9) if "class_names" in files["train"].keys() else None  # noqa: SIM118
-    return train, test, _class_names(train, test, names, f"data.root {root}")
+    names = _class_names(train, train, named, f"data.root {root}")
+    return train, _by_names(test, own, names, f"data.root {root}, test"), names
 
 
 @dataclass(frozen=True)
@@ -276,6 +324,12 @@ class ArrayFile:
                         whole.seek(sum(struct.unpack("<HH", whole.read(4))), 1)  # the name, and what else is there
                         return _mapped(whole, self.path)
                 return np.load(self._unpacked(archive, member), mmap_mode="r", allow_pickle=False)
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """What its array ``class_names`` says; None: there is none."""
+        if "class_names" not in self.keys():
+            return None
+        return names_of(self.array("class_names", 1e9), f"data {self.path}, class_names")
 
     def images(self, splits: Sequence[str], limit: float, alone: bool = True) -> ImageSet:
         """The images and labels of the first of these splits that there is; if it is ``alone``, its keys may be plain.

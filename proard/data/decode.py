@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from proard.common.errors import UserError, reason
 from proard.common.progress import Progress
+from proard.common.units import how_many
+from proard.data.cache import cached
 
 Bytes = NDArray[np.uint8]
+NAMED = 10  # broken images that a message names
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 
 
@@ -23,7 +28,7 @@ class UnreadableImage(UserError):
     """A file that is no image, or a broken one."""
 
 
-def decode_image(path: Path, size: int) -> Bytes:
+def decode_image(path: str | Path, size: int) -> Bytes:
     """Read one image as RGB, scale its shorter side to ``size`` and keep the centre square.
 
     It is turned as its EXIF data say. An image that needs no scaling is not resampled. Transparency is dropped; 16-bit
@@ -36,7 +41,7 @@ def decode_image(path: Path, size: int) -> Bytes:
         UnreadableImage: Pillow cannot read the file; names it.
     """
     try:
-        return decode(path, size)
+        return decode(Path(path), size)
     except Exception as error:  # Pillow's decoders raise many types on broken files: SyntaxError, struct.error, ...
         raise UnreadableImage(f"image {path}: cannot be read ({reason(error)}); replace or remove the file") from error
 
@@ -89,20 +94,61 @@ def decode_all(where: object, count: int, shape: tuple[int, ...], read: Callable
     return pixels
 
 
-def unreadable(folder: Path, files: Sequence[str]) -> dict[int, str]:
-    """Which of many files are no images that can be decoded, and why, with a progress bar likewise."""
+def check_file(path: Path) -> None:
+    """Decode a file as far as it takes to know that it can be read.
+
+    Raises:
+        UnreadableImage: it cannot.
+    """
+    try:
+        with Image.open(path) as opened:
+            opened.draft("RGB", (64, 64))  # of a JPEG all is read, and less of it computed
+            _to_rgb(opened)
+    except Exception as error:
+        raise UnreadableImage(f"image {path}: cannot be read ({reason(error)})") from error
+
+
+def unreadable(where: object, count: int, read: Callable[[int], object]) -> dict[int, str]:
+    """For which of 0 to ``count`` - 1 ``read`` raises `UnreadableImage`, and why, with a progress bar likewise."""
     found: dict[int, str] = {}
 
     def check(index: int) -> None:
         try:
-            with Image.open(folder / files[index]) as opened:
-                opened.draft("RGB", (64, 64))  # of a JPEG all is read, and less of it computed
-                _to_rgb(opened)
-        except Exception as error:
-            found[index] = reason(error)
+            read(index)
+        except UnreadableImage as error:
+            found[index] = reason(error.__cause__)
 
-    _for_each(f"checking {folder}", len(files), check)
+    _for_each(f"checking {where}", count, check)
     return dict(sorted(found.items()))
+
+
+def remembered_unreadable(
+    root: Path, name: str, fingerprint: str, count: int, read: Callable[[int], object]
+) -> dict[int, str]:
+    """`unreadable`, looked for once: which they are is kept as `cached` keeps it, where the arguments are explained."""
+    where = root / name
+    places = cached(
+        root,
+        f"{name}-broken.safetensors",
+        fingerprint,
+        lambda: {"broken": torch.tensor(list(unreadable(where, count, read)), dtype=torch.int64)},
+    )["broken"].tolist()
+    problems = unreadable(where, len(places), lambda index: read(places[index]))
+    return {places[index]: problem for index, problem in problems.items()}
+
+
+def leave_out(where: str, broken: Sequence[str], skip: bool) -> None:
+    """Say which images are left out as they cannot be read.
+
+    Raises:
+        UserError: there are some, and they are not to be skipped.
+    """
+    more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+    line = f"{where}: {how_many(len(broken), 'image')} cannot be read: {', '.join(broken[:NAMED])}{more}"
+    if broken and not skip:
+        raise UserError(f"{line}; replace or remove them, or leave them out with data.skip_broken: true")
+    if broken:
+        print(f"{line}; left out", file=sys.stderr)
 
 
 def _for_each(what: str, count: int, work: Callable[[int], None]) -> None:

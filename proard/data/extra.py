@@ -51,6 +51,13 @@ class TrainingImages:
             raise UserError("batch_size: data.extra needs 2 or more, one of the set's own")
         return min(max(round(self.fraction * batch_size), 1), batch_size - 1)
 
+    def chances(self, batch_size: int) -> Tensor:
+        """How often each image is in batches, for once of one of the set's own (N,)."""
+        others, chances = self.others_in(batch_size), torch.ones(len(self.images), dtype=torch.float64)
+        if others:
+            chances[self.own :] = others / (len(chances) - self.own) * self.own / (batch_size - others)
+        return chances
+
     def batches(self, batch_size: int, seed: tuple[int, ...]) -> list[Tensor]:
         """The order of an epoch, a function of ``seed``: as `epoch_batches`, each mixed if there are other images."""
         count = self.others_in(batch_size)

@@ -13,13 +13,10 @@ from PIL import Image
 
 from proard.common.errors import UserError
 from proard.common.paths import path_of
-from proard.common.units import how_many
 from proard.config import DataConfig
 from proard.data.cache import cached, fingerprint_files
-from proard.data.decode import UnreadableImage, decode_files, unreadable
+from proard.data.decode import UnreadableImage, check_file, decode_files, leave_out, remembered_unreadable
 from proard.data.images import ImageFiles, ImageSet, StreamedImageSet
-
-NAMED = 10  # broken images that a message names
 
 
 def load_image_folder(
@@ -63,7 +60,7 @@ def load_test_folder(config: DataConfig, class_names: tuple[str, ...]) -> tuple[
 
     Args:
         config: as of `load_image_folder`.
-        class_names: where there is no ``train/``, as on a device that has only test images.
+        class_names: where there is no ``train/``, as on a device that has only test images; empty: names of folders.
 
     Returns:
         Test images, and the class names.
@@ -73,7 +70,7 @@ def load_test_folder(config: DataConfig, class_names: tuple[str, ...]) -> tuple[
     """
     root = _root(config)
     train, tests = root / "train", _test_folders(root)
-    classes = _class_folders(train) if train.is_dir() else list(class_names)
+    classes = _class_folders(train) if train.is_dir() else list(class_names) or _class_folders(tests[0])
     _check_classes(tests[0], classes, f"{train} lacks" if train.is_dir() else "the student does not know")
     return _read_folders(config, root, tests[:1], classes)[tests[0]], tuple(classes)
 
@@ -121,27 +118,19 @@ def _read_folders(config: DataConfig, root: Path, folders: Sequence[Path], class
         with suppress(UnreadableImage):  # all such images are named below
             return read()
     broken = {folder: _broken(root, folder, files) for folder, (files, _) in listings.items()}
-    if found := [f"{folder / file} ({problem})" for folder in broken for file, problem in broken[folder].items()]:
-        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-        line = f"data {root}: {how_many(len(found), 'image')} cannot be read: {', '.join(found[:NAMED])}{more}"
-        if not config.skip_broken:
-            raise UserError(f"{line}; replace or remove them, or leave them out with data.skip_broken: true")
-        print(f"{line}; left out", file=sys.stderr)
+    found = [f"{f / listings[f][0][index]} ({problem})" for f in folders for index, problem in broken[f].items()]
+    leave_out(f"data {root}", found, config.skip_broken)
     for folder, (files, labels) in listings.items():
-        kept = [(file, label) for file, label in zip(files, labels, strict=True) if file not in broken[folder]]
-        listings[folder] = [file for file, _ in kept], [label for _, label in kept]
+        kept = [index for index in range(len(files)) if index not in broken[folder]]
+        if not kept:
+            raise UserError(f"data {folder}: has no image that can be read; put some there")
+        listings[folder] = [files[index] for index in kept], [labels[index] for index in kept]
     return read()
 
 
-def _broken(root: Path, folder: Path, files: list[str]) -> dict[str, str]:
-    """Files that cannot be read, and why; looked for once, and remembered as long as the files are the same."""
-
-    def build() -> dict[str, torch.Tensor]:
-        return {"broken": torch.tensor(sorted(unreadable(folder, files)), dtype=torch.int64)}
-
-    places = cached(root, f"{folder.name}-broken.safetensors", fingerprint_files(folder, files, more=[]), build)
-    few = [files[index] for index in places["broken"].tolist()]
-    return {few[index]: problem for index, problem in unreadable(folder, few).items()}
+def _broken(root: Path, folder: Path, files: list[str]) -> dict[int, str]:
+    fingerprint = fingerprint_files(folder, files, more=[])
+    return remembered_unreadable(root, folder.name, fingerprint, len(files), lambda i: check_file(folder / files[i]))
 
 
 def _decoded(root: Path, folder: Path, files: list[str], labels: list[int], classes: list[str], size: int) -> ImageSet:

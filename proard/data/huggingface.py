@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import re
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,14 +15,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from proard.common.errors import UserError, first_line, nearest, reason
 from proard.common.paths import path_of
 from proard.config import DataConfig
-from proard.data.arrays import TESTS, Loaded, check_labels
-from proard.data.decode import Bytes, decode, decode_all
+from proard.data.arrays import TESTS, Loaded, by_names, check_labels
+from proard.data.cache import fingerprint_files
+from proard.data.decode import Bytes, UnreadableImage, decode, decode_all, leave_out, remembered_unreadable
 from proard.data.images import ImageSet, StreamedImageSet
+from proard.data.stratify import Integers
 
 HUB = "hub:"
 HUB_NAME = re.compile(rf"{HUB}(?P<repository>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?", re.ASCII)
@@ -40,7 +44,8 @@ def load_huggingface(
     """A folder of Parquet files, or ``hub:OWNER/NAME``, which is fetched if ``data.download`` is true.
 
     Classes are those of a ``ClassLabel``, else the sorted values of the label. The splits are ``train``, and ``test``,
-    ``val`` or ``validation``. Images are resized if ``data.image_size`` says so; else they must be of one size.
+    ``val`` or ``validation``, the first that has labels. Images are resized if ``data.image_size`` says so; else they
+    must be of one size.
 
     Args:
         config: the section ``data``.
@@ -48,39 +53,69 @@ def load_huggingface(
         label: the column of the labels.
         subset: which one of a set that has several, which Hugging Face calls its configuration.
         channels: 1 makes all images grey, 3 makes them RGB; default 1 if all are grey, else 3.
-        known: names of the labels, where only test images are wanted.
+        known: names of the labels, where only test images are wanted; empty: the set's own.
     """
     where = f"data.root {config.root}"
-    splits = _splits(config, subset)
-    tested = next((name for name in TESTS if name in splits), None)
-    if tested is None or ("train" not in splits and known is None):
+    folder, splits = _splits(config, subset)
+    tests = [name for name in TESTS if name in splits]
+    if not tests or ("train" not in splits and known is None):
         raise UserError(f"{where}: has the splits {', '.join(splits)}; it must have train, and test or validation")
+    tested = next((name for name in tests if _has_labels(splits[name], label)), tests[0])
+    if tested != tests[0]:
+        print(f"{where}: left out {tests[0]}: it has no labels; {tested} is tested on", file=sys.stderr)
+    first = "train" if "train" in splits else tested
     used = [tested] if known is not None else ["train", tested]
-    for name in used:
+    looked_at = list(dict.fromkeys((first, *used)))
+    for name in looked_at:
         for key, column in (("image", image), ("label", label)):
             if column not in splits[name].column_names:
                 there = nearest(column, splits[name].column_names)
                 raise UserError(f"{where}: {name} has no column '{column}' (data.{key}){there}")
-    names = _class_names(splits[used[0]], label, known, where)
+    names = known or _class_names(splits[first], label, f"{where}, {first}")
     labels = {name: _labels(splits[name], label, names, f"{where}, {name}") for name in used}
-    rows = {name: RowImages(_undecoded(splits[name], image, where), f"{where}, {name}", image) for name in used}
-    grey = rows[used[0]].grey() if channels is None else channels == 1
-    look = replace(rows[used[0]], size=config.image_size, grey_images=grey, strict=channels is None)
-    shape = look(0).shape
-    streamed = sum(map(len, labels.values())) * np.prod(shape) > config.memory_limit
-
-    def images(name: str) -> ImageSet:
-        read = replace(look, table=rows[name].table, where=rows[name].where, shape=shape)
-        if streamed:
-            return StreamedImageSet(read, labels[name], config.workers)
-        return ImageSet(torch.from_numpy(decode_all(f"{where}, {name}", len(labels[name]), shape, read)), labels[name])
-
-    made = [images(name) for name in used]
+    tables = {name: _undecoded(splits[name], image, where) for name in looked_at}
+    rows = {name: RowImages(table, f"{where}, {name}", image, config.image_size) for name, table in tables.items()}
+    grey = rows[first].grey() if channels is None else channels == 1
+    rows = {name: replace(read, grey_images=grey, strict=channels is None) for name, read in rows.items()}
+    shape = rows[used[0]].first_shape()
+    splits = {name: (replace(rows[name], shape=shape), labels[name]) for name in used}
+    made = _image_sets(config, folder, splits, about=repr((image, subset, config.image_size, channels)))
     return made[0], made[-1], names
 
 
-def _splits(config: DataConfig, subset: str | None) -> dict[str, Any]:
-    """The splits of a set by their names."""
+def _image_sets(
+    config: DataConfig, folder: Path, splits: dict[str, tuple[RowImages, torch.Tensor]], about: str
+) -> list[ImageSet]:
+    """Splits, all in memory or all streamed, without what cannot be read, or a line of all that cannot."""
+    images, shape = sum(len(labels) for _, labels in splits.values()), next(iter(splits.values()))[0].shape or ()
+    streamed = images * np.prod(shape) > config.memory_limit
+    kept = {name: np.arange(len(labels)) for name, (_, labels) in splits.items()}
+
+    def made() -> list[ImageSet]:
+        return [
+            StreamedImageSet(read, labels[kept[name]], config.workers, kept[name])
+            if streamed
+            else ImageSet(torch.from_numpy(read.all(kept[name])), labels[kept[name]])
+            for name, (read, labels) in splits.items()
+        ]
+
+    if not streamed and not config.skip_broken:
+        with suppress(UnreadableImage):  # all such images are named below
+            return made()
+    files = [file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.is_file()]
+    files = [file for file in files if not any(part.startswith(".") for part in file.parts)]
+    fingerprint = fingerprint_files(folder, list(map(str, files)), [about])
+    lines = []
+    for name, (read, labels) in splits.items():
+        broken = remembered_unreadable(folder, name, fingerprint, len(labels), read)
+        lines += [f"{name}: image {index} ({problem})" for index, problem in broken.items()]
+        kept[name] = np.setdiff1d(kept[name], list(broken))
+    leave_out(f"data.root {config.root}", lines, config.skip_broken)
+    return made()
+
+
+def _splits(config: DataConfig, subset: str | None) -> tuple[Path, dict[str, Any]]:
+    """The folder of a set, and its splits by their names."""
     root, where = config.root, f"data.root {config.root}"
     if root is None:
         raise UserError(f"data huggingface: needs data.root, a folder of Parquet files, or {HUB}OWNER/NAME")
@@ -91,14 +126,17 @@ def _splits(config: DataConfig, subset: str | None) -> dict[str, Any]:
     folder = _from_hub(str(root), config.download) if str(root).startswith(HUB) else path_of(root)
     if not folder.is_dir():
         raise UserError(f"{where}: no such folder; a set on the Hugging Face Hub is written {HUB}OWNER/NAME")
+    if (folder / "state.json").is_file():  # of `save_to_disk`, too
+        raise UserError(f"{where}: is one split alone; save a DatasetDict with train and test")
     bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
         if (folder / "dataset_dict.json").is_file():  # of `save_to_disk`
-            return dict(datasets.load_from_disk(str(folder)))
-        return dict(datasets.load_dataset(str(folder), subset))
+            return folder, dict(datasets.load_from_disk(str(folder)))
+        return folder, dict(datasets.load_dataset(str(folder), subset))
     except Exception as error:  # whatever is wrong with the files: many types
-        raise UserError(f"{where}: cannot be read as a data set ({first_line(error)})") from error
+        because = f": {first_line(error.__cause__)}" if error.__cause__ else ""
+        raise UserError(f"{where}: cannot be read as a data set ({first_line(error)}{because})") from error
     finally:
         if bars:
             datasets.enable_progress_bars()
@@ -129,33 +167,46 @@ def _from_hub(name: str, download: bool) -> Path:
         raise UserError(f"data.root {name}: cannot be fetched ({first_line(error)})") from error
 
 
-def _class_names(split: Any, label: str, known: tuple[str, ...] | None, where: str) -> tuple[str, ...]:
+def _has_labels(split: Any, label: str) -> bool:
+    return label in split.column_names and not all(_is_missing(value) for value in split[label][:])
+
+
+def _is_missing(value: Any) -> bool:
+    """What tables have for a label that is not known."""
+    return value is None or value == "" or value != value or (isinstance(value, int | float) and value == -1)
+
+
+def _values(split: Any, label: str, where: str) -> list[Any]:
+    """The column of the labels, all of which are there; where classes are -1 and 1, -1 is one."""
+    values = list(split[label][:])
+    if not values:
+        raise UserError(f"{where}: has no images")
+    signs = not hasattr(split.features[label], "names") and 0 not in values and 1 in values
+    for value in (value for value in values if _is_missing(value) and not (signs and value == -1)):
+        raise UserError(f"{where}: column '{label}' has no label ({value}) for some images; leave those out")
+    return values
+
+
+def _class_names(split: Any, label: str, where: str) -> tuple[str, ...]:
     if (names := getattr(split.features[label], "names", None)) is not None:
         return tuple(names)
     try:
-        found = sorted(set(split[label][:]))
-    except TypeError as error:  # lists, or missing ones among others
+        return tuple(map(str, sorted(set(_values(split, label, where)))))
+    except TypeError as error:  # lists
         raise UserError(
             f"{where}: column '{label}' has no labels ({reason(error)}); name another with data.label"
         ) from error
-    if any(value != value for value in found):  # NaN, which a table has for what is missing
-        raise UserError(f"{where}: column '{label}' has no label (nan) for some images; leave those out")
-    return known or tuple(map(str, found))
 
 
 def _labels(split: Any, label: str, names: Sequence[str], where: str) -> torch.Tensor:
-    """int64 (N,)."""
-    values = split[label][:]
-    if not values:
-        raise UserError(f"{where}: has no images")
-    if not hasattr(split.features[label], "names"):
-        numbers = {name: number for number, name in enumerate(names)}
-        values = [numbers.get(str(value), str(value)) for value in values]
-        if unknown := sorted({value for value in values if isinstance(value, str)}):
-            raise UserError(f"{where}: has labels that are no classes: {', '.join(unknown[:5])}")
-    labels = torch.tensor([-1 if value is None else value for value in values])
-    check_labels(labels, len(names), where)
-    return labels
+    """int64 (N,), by ``names``, whatever they count by in this split."""
+    values, own = _values(split, label, where), getattr(split.features[label], "names", None)
+    if own is None:
+        own = sorted({str(value) for value in values})
+        values = [own.index(str(value)) for value in values]
+    numbers = torch.tensor(values)
+    check_labels(numbers, len(own), where)
+    return by_names(numbers, own, names, where)
 
 
 def _undecoded(split: Any, image: str, where: str) -> Any:
@@ -192,12 +243,18 @@ class RowImages:
     shape: tuple[int, ...] | None = None
 
     def __call__(self, index: int) -> Bytes:
-        """uint8 (C, H, W)."""
+        """uint8 (C, H, W).
+
+        Raises:
+            UnreadableImage: it cannot be decoded.
+            UserError: it is not like the others.
+        """
         try:
             colour = self.grey_images and self.strict and not self._is_grey(index)
             pixels = decode(self._file(index), self.size, self.grey_images)
-        except Exception as error:  # as in `decode_image`
-            raise UserError(f"{self.where}: image {index} cannot be read ({reason(error)})") from error
+        except Exception as error:  # as in `decode_image`; Pillow's message is an address where it knows no such image
+            problem = ValueError("no image") if isinstance(error, UnidentifiedImageError) else error
+            raise UnreadableImage(f"{self.where}: image {index} cannot be read ({reason(problem)})") from problem
         if colour:
             raise UserError(
                 f"{self.where}: image {index} has colours, and others are grey; set data.channels to 3 or 1"
@@ -206,17 +263,31 @@ class RowImages:
             raise UserError(f"{self.where}: image {index} is of another size than the first; set data.image_size")
         return pixels
 
+    def all(self, rows: Integers) -> Bytes:
+        """uint8 (N, C, H, W), of these rows."""
+        assert self.shape is not None
+        return decode_all(self.where, len(rows), self.shape, lambda index: self(int(rows[index])))
+
+    def first_shape(self) -> tuple[int, ...]:
+        """Of the first image that can be read."""
+        for index in range(len(self.table)):
+            with suppress(UnreadableImage):
+                return self(index).shape
+        raise UserError(f"{self.where}: has no image that can be read")
+
     def grey(self) -> bool:
-        """Whether the images are grey, by those that are looked at."""
-        try:
-            return all(map(self._is_grey, range(0, len(self.table), -(-len(self.table) // LOOKED_AT))))
-        except Exception as error:
-            raise UserError(f"{self.where}: has images that cannot be read ({reason(error)})") from error
+        """Whether the images are grey, by those that are looked at and can be read."""
+        return all(map(self._is_grey, range(0, len(self.table), -(-len(self.table) // LOOKED_AT))))
 
     def _is_grey(self, index: int) -> bool:
-        with Image.open(self._file(index)) as opened:
-            return opened.mode in GREY
+        try:
+            with Image.open(self._file(index)) as opened:
+                return opened.mode in GREY
+        except Exception:  # it is not read here
+            return True
 
     def _file(self, index: int) -> Any:
-        entry = self.table[index][self.column]
+        entry = self.table[index][self.column] or {}
+        if entry.get("bytes") is None and entry.get("path") is None:
+            raise ValueError("the cell is empty")
         return io.BytesIO(entry["bytes"]) if entry["bytes"] is not None else entry["path"]

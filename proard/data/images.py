@@ -58,6 +58,10 @@ class ImageSet:
         """The images at ``indices`` (int64 (M,)), in that order."""
         return ImageSet(self._images[indices.to(self._images.device)], self.labels[indices])
 
+    def labelled(self, labels: Tensor) -> ImageSet:
+        """The same images with other labels, int64 (N,)."""
+        return ImageSet(self._images, labels)
+
     def subset(self, count: int | None, seed: int) -> ImageSet:
         """A stratified random part of ``count`` images, in random order; the set itself if it has no more than that."""
         if count is None or count >= len(self):
@@ -107,6 +111,10 @@ class StreamedImageSet(ImageSet):
     def select(self, indices: Tensor) -> ImageSet:
         """The images at ``indices`` (int64 (M,)), in that order."""
         return StreamedImageSet(self._rows.read, self.labels[indices], self._workers, self._rows.rows[indices.numpy()])
+
+    def labelled(self, labels: Tensor) -> ImageSet:
+        """The same images with other labels, int64 (N,)."""
+        return StreamedImageSet(self._rows.read, labels, self._workers, self._rows.rows)
 
     def batches(
         self, batches_of_indices: Iterable[Tensor], device: torch.device | str

@@ -7,6 +7,7 @@ split is the set's own, complete.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +16,17 @@ import numpy as np
 import torch
 
 from proard.common.errors import UserError, reason
+from proard.common.paths import path_of
 from proard.common.registry import import_modules
 from proard.config import DataConfig
-from proard.data.arrays import Loaded, check_labels
+from proard.data.arrays import TESTS, Loaded, check_labels, names_of
 from proard.data.batches import sequential_batches
 from proard.data.images import ImageSet, StreamedImageSet
 from proard.data.sets import data_sets
-from proard.data.stratify import Integers, class_quotas, draw_per_class, stratified_sample
+from proard.data.stratify import Integers, class_quotas, draw_per_class
 
 SMALLEST_STD = 1e-3  # of a channel that hardly varies: normalisation divides by it
+LOW_STD = 0.01  # of a whole set of images
 COMPARED = 32  # images of each split that a fingerprint looks at
 STREAMED_SAMPLE = 4096  # images from which a streamed set's mean and std are measured
 
@@ -66,9 +69,13 @@ class DataSplits:
 def digest_images(digest: Any, images: ImageSet) -> None:
     """Add all labels, and the pixels of some images, to a ``hashlib`` digest."""
     digest.update(images.labels.numpy().tobytes())
-    some = torch.arange(0, len(images), max(1, len(images) // COMPARED))
-    for batch, _ in images.batches([some], "cpu"):
+    for batch, _ in images.batches([_spread(images)], "cpu"):
         digest.update((255 * batch).round().byte().numpy().tobytes())
+
+
+def _spread(images: ImageSet) -> torch.Tensor:
+    """Indices of some images, from the first on."""
+    return torch.arange(0, len(images), max(1, len(images) // COMPARED))
 
 
 def load_data(config: DataConfig, imports: Iterable[str] = (), given: Loaded | None = None) -> DataSplits:
@@ -84,12 +91,33 @@ def load_data(config: DataConfig, imports: Iterable[str] = (), given: Loaded | N
             where and what to do.
     """
     import_modules(imports)
+    if config.extra is not None and config.root is not None:
+        root, file = (path_of(path).resolve() for path in (config.root, config.extra.file))
+        if file == root or (file.parent == root and file.stem in ("train", *TESTS)):
+            raise UserError("data.extra.file: is of the set itself, whose validation images would train; give another")
     images, test, class_names = _loaded(config, given=given)
+    present = set(images.labels.tolist())
+    if missing := [name for label, name in enumerate(class_names) if label not in present]:
+        print(f"data {config.name}: has no training images of {', '.join(missing)}", file=sys.stderr)
     train_indices, validation_indices = split_indices(images.labels.numpy(), len(class_names), config)
     train = images.select(torch.from_numpy(train_indices))
     sample = train.subset(STREAMED_SAMPLE, config.split_seed) if isinstance(train, StreamedImageSet) else train
     validation = images.select(torch.from_numpy(validation_indices))
-    return DataSplits(train, validation, test, class_names, *_measure(sample))
+    shape, mean, std = _measure(sample)
+    if problem := _implausible(sample, mean, std):
+        print(f"data {config.name}: training images {problem}; are they what they should be?", file=sys.stderr)
+    return DataSplits(train, validation, test, class_names, shape, mean, std)
+
+
+def _implausible(images: ImageSet, mean: tuple[float, ...], std: tuple[float, ...]) -> str | None:
+    """What is odd about images that can hardly be told apart, if they are such."""
+    ((some, _),) = images.batches([_spread(images)], "cpu")
+    if len(some) > 1 and torch.equal(some, some[:1].expand_as(some)):
+        return "are all alike"
+    if max(std) < LOW_STD:
+        value = f"{mean[0]:.3f} in the mean, with a standard deviation of {max(std):.3f}"
+        return f"have hardly any contrast ({value}; white is 1, or 255 in files and in uint8)"
+    return None
 
 
 def _loaded(config: DataConfig, **fixed: Any) -> Loaded:
@@ -106,7 +134,7 @@ def _checked(loaded: Any, where: str) -> Loaded:
     """What a set gave, which may be one of the user's own, if it is what a set must give."""
     match loaded:
         case (ImageSet() as train, ImageSet() as test, (list() | tuple()) as names):
-            names = tuple(map(str, names))
+            names = names_of(names, where)
         case _:
             raise UserError(f"{where}: must give training images and test images, as ImageSet, and names of the labels")
     if len(names) < 2:
@@ -141,7 +169,8 @@ def load_test_split(config: DataConfig, class_names: tuple[str, ...]) -> TestSpl
 
     Args:
         config: as of `load_data`.
-        class_names: of files that do not name them.
+        class_names: by which labels count in files that do not name them; empty: those of the set, of whose training
+            images nothing else is read where they name their classes.
 
     Raises:
         UserError: as of `load_data`.
@@ -177,7 +206,9 @@ def split_indices(labels: Integers, classes: int, config: DataConfig) -> tuple[I
                 f"data.limit {config.limit}: too few for {classes} classes, which need one training and one validation "
                 f"image each; set it to at least {2 * classes}"
             )
-        chosen = np.sort(stratified_sample(labels, config.limit, np.random.default_rng((config.split_seed, 0))))
+        sizes = np.bincount(labels, minlength=classes)
+        quotas = class_quotas(sizes, config.limit, np.minimum(sizes, 2), sizes)
+        chosen = np.sort(draw_per_class(labels, quotas, np.random.default_rng((config.split_seed, 0))))
     kept = labels[chosen]
     sizes = np.bincount(kept, minlength=classes)
     most = np.maximum(sizes - 1, 0)  # each class keeps an image to train on, and gives one if it has two

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -170,6 +170,7 @@ class Batch:
         crafting: how the students of a step share adversarial images.
         crafted: those of another student of the step (N, C, H, W), if there are any.
         class_weights: of the label's part of the loss (K,), at least 0; None weighs all classes alike.
+        uses: ``class_weights``, once an objective asked for them.
     """
 
     images: torch.Tensor
@@ -179,7 +180,9 @@ class Batch:
     crafting: Crafting = Own()
     crafted: torch.Tensor | None = None
     class_weights: torch.Tensor | None = None
+    uses: set[str] = field(default_factory=set, compare=False)
 
     def weighed(self, losses: torch.Tensor) -> torch.Tensor:
         """What an objective learns from the labels, per image (N,), times the weight of each image's class."""
+        self.uses.add("class_weights")
         return losses if self.class_weights is None else losses * self.class_weights[self.labels]

@@ -9,7 +9,9 @@ import torch
 from proard.common.errors import UserError
 
 
-def class_weights(given: str | Sequence[float] | None, labels: torch.Tensor, classes: int) -> torch.Tensor | None:
+def class_weights(
+    given: str | Sequence[float] | None, labels: torch.Tensor, classes: int, chances: torch.Tensor | None = None
+) -> torch.Tensor | None:
     """The weight of each class, float32 (K,), or None.
 
     Args:
@@ -17,6 +19,7 @@ def class_weights(given: str | Sequence[float] | None, labels: torch.Tensor, cla
             images of the class), so that their mean over the images is 1. A class without images weighs nothing.
         labels: of all training images (N,).
         classes: how many.
+        chances: of each image to be in a batch (N,), up to a factor; None: all alike.
 
     Raises:
         UserError: not one weight per class.
@@ -24,8 +27,8 @@ def class_weights(given: str | Sequence[float] | None, labels: torch.Tensor, cla
     if given is None:
         return None
     if isinstance(given, str):
-        counts = labels.bincount(minlength=classes).float()
-        return torch.where(counts > 0, len(labels) / (classes * counts), 0.0)
+        counts = labels.bincount(chances, minlength=classes).float()
+        return torch.where(counts > 0, counts.sum() / (classes * counts), 0.0).float()
     if len(given) != classes:
         raise UserError(f"class_weights: must be one number for each of the {classes} classes, got {len(given)}")
     return torch.tensor(given)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -87,7 +88,8 @@ class Trainer:
         self.data, self.fingerprint = data, data.fingerprint()
         self.source = training_images(data, config.data.extra, config.data.memory_limit)
         self.train_images = self.source.images.to(self.device)
-        weights = class_weights(config.class_weights, self.source.images.labels, data.num_classes)
+        chances = self.source.chances(config.batch_size)
+        weights = class_weights(config.class_weights, self.source.images.labels, data.num_classes, chances)
         self.class_weights = None if weights is None else weights.to(self.device)
         self.supernet = components.supernet_for(config, data).to(self.device).to(memory_format=torch.channels_last)
         self.phases = build_phases(config, self.supernet.space)
@@ -134,6 +136,7 @@ class Trainer:
         self.best: dict[str, Any] | None = None
         self.attacked: tuple[Attack, torch.Tensor, torch.Tensor] | None = None  # images, and what they became
         self.after_save: Callable[[], None] = lambda: None
+        self.said: set[str] = set()
         self.pace: list[float] | None = None  # seconds per step of every phase, where they were estimated
         self._begin_phase()
 
@@ -272,6 +275,8 @@ class Trainer:
         batch = Batch(images, labels, self.generator, cast(float, progress), self.crafting, crafted, self.class_weights)
         with autocast(self.device, self.precision):
             outcome = checked(objective.outcome(student, teacher, batch), objective, len(images))
+        if self.class_weights is not None and "class_weights" not in batch.uses:
+            self._say_once(f"class_weights: no effect in phase '{self.phase.name}', whose objective weighs no labels")
         if self.position.epoch == self.position.batch == 0 and outcome.adversarial_images is not None:
             self.attacked = (self._stage.attack, outcome.adversarial_images, images)
         # Gradients back
@@ -438,6 +443,11 @@ class Trainer:
             f"{self.phase.name} {self.position.epoch + 1}/{self.phase.epochs}: {shown}, {images:.0f} images/s"
         )
         self.record.sums.zero_()
+
+    def _say_once(self, line: str) -> None:
+        if rank() == 0 and line not in self.said:
+            self.said.add(line)
+            print(line, file=sys.stderr)
 
     def _log(self, kind: str, **values: Any) -> None:
         """A row of metrics: where it is, what was found, and what was computed since the last one; on all ranks."""
