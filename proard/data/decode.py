@@ -63,7 +63,7 @@ def decode(source: Path | IO[bytes], size: int | None, grey: bool = False) -> By
         square = (left, top, left + side, top + side)
         # The box lets the filter see beyond the square's edge, as scaling first and cropping afterwards would.
         image = image.crop(square) if side == size else image.resize((size, size), Image.Resampling.BICUBIC, box=square)
-    pixels = np.asarray(image)
+    pixels = np.array(image)  # of which PyTorch makes a tensor without a warning
     return pixels[None] if grey else pixels.transpose(2, 0, 1)
 
 
