@@ -18,7 +18,16 @@ from running import command
 from proard import evaluate, extract, train
 from proard.common.errors import UserError
 from proard.config import DataConfig
-from proard.data import ImageSet, decode_image, given_arrays, given_test_images, load_data, load_test_split
+from proard.config.schema import ExtraConfig
+from proard.data import (
+    ImageSet,
+    decode_image,
+    given_arrays,
+    given_test_images,
+    load_data,
+    load_test_split,
+    training_images,
+)
 
 datasets = pytest.importorskip("datasets")
 
@@ -99,6 +108,19 @@ def test_labels_count_by_their_own_names(write: Any, limit: float, tmp_path: Pat
     foreign = DataConfig(**write(data, tmp_path / "foreign", ("dark", "bird")))
     assert "has labels that are no classes: bird (classes: dark, light)" in refused(lambda: load_data(foreign))
     assert "bird (classes: dark, light)" in refused(lambda: load_test_split(foreign, NAMES))
+
+
+def test_extra_images_count_by_their_own_names(tmp_path: Path) -> None:
+    data = made()
+    config = DataConfig(**as_npz_of_splits(data, tmp_path / "npz"))
+    for names, words in ((NAMES[::-1], None), (("dark", "bird"), "its: has labels that are no classes: bird")):
+        np.savez("extra.npz", image=data[0], label=1 - data[1], class_names=np.array(names))
+        extra = ExtraConfig(file=Path("extra.npz"), fraction=0.5)
+        if words is not None:
+            assert words in refused(lambda extra=extra: training_images(load_data(config), extra, 4e9))
+            continue
+        source = training_images(load_data(config), extra, 4e9)
+        assert source.images.labels[source.own :].tolist() == data[1].tolist()
 
 
 def test_a_student_is_measured_by_the_names_of_its_classes(tmp_path: Path) -> None:

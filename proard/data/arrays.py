@@ -7,6 +7,7 @@ import shutil
 import struct
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def given_test_images(data: Sequence[Any], class_names: tuple[str, ...]) -> tupl
     if not class_names:
         most = max(int(numbers.max()) for numbers in (images.labels, labels_of(data[1], "data, training")))
         class_names = names or tuple(map(str, range(max(most, 0) + 1)))
-    return _by_names(images, names, class_names, "data, test"), class_names
+    return renumbered(images, names, class_names, "data, test"), class_names
 
 
 def _given_names(data: Sequence[Any]) -> tuple[str, ...] | None:
@@ -87,7 +88,7 @@ def names_of(names: Any, where: str) -> tuple[str, ...]:
     if not (isinstance(names, (tuple, list)) or (hasattr(names, "__array__") and np.ndim(names) == 1)):
         raise UserError(f"{where}: the names of the classes must be a list of them, got {reason(repr(names)):.60}")
     made = tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names)
-    if twice := [name for name in made if made.count(name) > 1]:
+    if twice := [name for name, count in Counter(made).items() if count > 1]:
         raise UserError(f"{where}: two classes have the name '{twice[0]}'; give each its own")
     return made
 
@@ -202,15 +203,16 @@ def by_names(labels: Tensor, own: Sequence[str], classes: Sequence[str], where: 
     Raises:
         UserError: an image is of a class that is not among them.
     """
-    places = [classes.index(name) if name in classes else -1 for name in own]
+    numbers = {name: number for number, name in enumerate(classes)}
+    places = [numbers.get(name, -1) for name in own]
     if unknown := [own[label] for label in labels.unique().tolist() if places[label] < 0]:
         few = [", ".join(names[:5]) + ", ..." * (len(names) > 5) for names in (unknown, classes)]
         raise UserError(f"{where}: has labels that are no classes: {few[0]} (classes: {few[1]})")
     return torch.tensor(places)[labels]
 
 
-def _by_names(images: ImageSet, own: Sequence[str] | None, classes: Sequence[str], where: str) -> ImageSet:
-    """Images whose labels are checked, and count by ``classes``."""
+def renumbered(images: ImageSet, own: Sequence[str] | None, classes: Sequence[str], where: str) -> ImageSet:
+    """Images whose labels are checked, and count by ``classes`` in the place of their own names, if they have some."""
     check_labels(images.labels, len(classes if own is None else own), where)
     return images if own is None else images.labelled(by_names(images.labels, own, classes, where))
 
@@ -286,11 +288,11 @@ def load_npz(config: DataConfig, known: tuple[str, ...] | None = None) -> Loaded
     test, own = tests[0].images(TESTS, config.memory_limit, alone=root.is_dir()), tests[0].class_names()
     named = (files["train"].class_names() if "train" in files else None) or own
     if known is not None and (names := known or named):
-        test = _by_names(test, own, names, f"data.root {root}, test")
+        test = renumbered(test, own, names, f"data.root {root}, test")
         return test, test, names
     train = files["train"].images(("train",), config.memory_limit, alone=root.is_dir())
     names = _class_names(train, train, named, f"data.root {root}")
-    return train, _by_names(test, own, names, f"data.root {root}, test"), names
+    return train, renumbered(test, own, names, f"data.root {root}, test"), names
 
 
 @dataclass(frozen=True)

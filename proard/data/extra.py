@@ -17,7 +17,7 @@ from torch import Tensor
 from proard.common.errors import UserError, located
 from proard.common.paths import path_of
 from proard.config.schema import ExtraConfig
-from proard.data.arrays import ArrayFile, check_labels
+from proard.data.arrays import ArrayFile, renumbered
 from proard.data.batches import epoch_batches
 from proard.data.images import ImageSet
 from proard.data.splits import DataSplits, digest_images
@@ -83,8 +83,8 @@ def training_images(data: DataSplits, extra: ExtraConfig | None, memory_limit: f
     if extra is None:
         return TrainingImages(data.train, len(data.train))
     with located("data.extra.file"):
-        others = ArrayFile(path_of(extra.file)).images(("train",), memory_limit)
-        check_labels(others.labels, data.num_classes, "its")
+        file = ArrayFile(path_of(extra.file))
+        others = renumbered(file.images(("train",), memory_limit), file.class_names(), data.class_names, "its")
         ((image, _),) = others.batches([torch.zeros(1, dtype=torch.int64)], "cpu")
         shapes = ["x".join(map(str, shape)) for shape in (image.shape[1:], data.input_shape)]
         if shapes[0] != shapes[1]:

@@ -203,7 +203,8 @@ def _labels(split: Any, label: str, names: Sequence[str], where: str) -> torch.T
     values, own = _values(split, label, where), getattr(split.features[label], "names", None)
     if own is None:
         own = sorted({str(value) for value in values})
-        values = [own.index(str(value)) for value in values]
+        places = {name: place for place, name in enumerate(own)}
+        values = [places[str(value)] for value in values]
     numbers = torch.tensor(values)
     check_labels(numbers, len(own), where)
     return by_names(numbers, own, names, where)
