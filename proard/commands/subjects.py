@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,13 @@ class Subjects:
         recorded = settings.options.get("sha256")
         if self.given is None or recorded is None or len(self.given) == 2:
             return self.given is None
+        return self._digest == recorded
+
+    @cached_property
+    def _digest(self) -> str | None:
+        """Of the given arrays, once for all students."""
         loaded = given_arrays(self.given)
-        return loaded is not None and digest(loaded) == recorded
+        return None if loaded is None else digest(loaded)
 
     def _test_data(self, settings: DataConfig, classes: tuple[str, ...], student: Path) -> TestSplit:
         """The test images, where they are on this machine; never fetched: that asks who trains, not who evaluates.

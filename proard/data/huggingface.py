@@ -284,7 +284,7 @@ class RowImages:
         try:
             with Image.open(self._file(index)) as opened:
                 return opened.mode in GREY
-        except Exception:  # it is not read here
+        except Exception:  # `__call__` says so of an image that cannot be read
             return True
 
     def _file(self, index: int) -> Any:
